@@ -1,0 +1,139 @@
+-- The tables of a thincow store, version 1.
+--
+-- Lengths are in blocks of globals.block_size bytes. A block address is
+-- device id * 2^40 + index of the block in the device.
+-- kind and target say where the content of a block is:
+--   kind 0 (upstream): target is a block address of an upstream device
+--   kind 1 (cow):      target is a block number in the file cowdata
+--   kind 2 (zero):     all bytes are zero; target is 0
+
+-- Facts about the whole store:
+--   store_id       text, the same as in the file cowdata.id
+--   block_size     bytes in a block
+--   window_blocks  blocks in a window; no row of extents or cow crosses a multiple of it
+--   generation     number of the last commit
+--   clean          1 while the store is closed properly, else 0
+--   hash_entries   number of rows in hashes
+--   checksum_bits  width of the sums in checksums; 0: none are kept
+CREATE TABLE globals (
+    key   TEXT PRIMARY KEY NOT NULL,
+    value ANY NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Upstream devices ever seen, as they were when last opened.
+CREATE TABLE devices (
+    id         INTEGER PRIMARY KEY CHECK (id BETWEEN 1 AND 2097151),
+    name       TEXT    NOT NULL UNIQUE,                          -- file name below the upstream directory
+    size_bytes INTEGER NOT NULL CHECK (size_bytes >= 0),
+    type       TEXT    NOT NULL CHECK (type IN ('file', 'block')),
+    inode      INTEGER,                                          -- regular files only
+    mtime_ns   INTEGER                                           -- regular files only
+) STRICT;
+
+-- Sampled contents of upstream, to notice that it changed behind our back.
+CREATE TABLE fingerprints (
+    block INTEGER PRIMARY KEY,                                   -- block address
+    hash  INTEGER NOT NULL                                       -- xxh3_64 of the zero-extended block, signed
+) STRICT;
+
+-- The map: where the content of each virtual block is. A block without a row
+-- is its own upstream block (identity).
+CREATE TABLE extents (
+    first_block INTEGER PRIMARY KEY,                             -- block address
+    length      INTEGER NOT NULL CHECK (length > 0),
+    kind        INTEGER NOT NULL CHECK (kind IN (0, 1, 2)),
+    target      INTEGER NOT NULL CHECK (target >= 0)             -- of the first block; the others follow
+) STRICT;
+
+-- Reference counts of the blocks in cowdata, as runs of equal counts. A block without a row is free.
+CREATE TABLE cow (
+    first_block INTEGER PRIMARY KEY CHECK (first_block >= 0),    -- block number in cowdata
+    length      INTEGER NOT NULL CHECK (length > 0),
+    refs        INTEGER NOT NULL CHECK (refs > 0)
+) STRICT;
+
+-- Where a content was seen. A hint, never proof: contents are compared before they are shared.
+CREATE TABLE hashes (
+    hash   INTEGER PRIMARY KEY,                                  -- xxh3_64 of the zero-extended block, signed
+    kind   INTEGER NOT NULL CHECK (kind IN (0, 1, 2)),
+    target INTEGER NOT NULL CHECK (target >= 0)
+) STRICT;
+
+-- Checksums of virtual blocks, kept with --checksum-bits, in chunks of up to 512 blocks.
+CREATE TABLE checksums (
+    first_block INTEGER PRIMARY KEY,                             -- block address
+    length      INTEGER NOT NULL CHECK (length BETWEEN 1 AND 512),
+    bits        INTEGER NOT NULL CHECK (bits IN (8, 16, 32, 64)),
+    present     BLOB NOT NULL,                                   -- one bit a block, least significant first
+    sums        BLOB NOT NULL                                    -- length sums of bits/8 bytes, little endian
+) STRICT;
+
+-- Views for people. Nothing in the program reads them.
+
+-- One row a device: where its blocks have their content.
+CREATE VIEW device_summary AS
+WITH size(block_size) AS (SELECT value FROM globals WHERE key = 'block_size'),
+mapped AS (
+    SELECT first_block >> 40 AS id,
+           sum(iif(kind = 0, length, 0)) AS remapped,
+           sum(iif(kind = 1, length, 0)) AS cow,
+           sum(iif(kind = 2, length, 0)) AS zero,
+           count(*) AS extents
+    FROM extents GROUP BY first_block >> 40
+)
+SELECT d.id, d.name, d.type, d.size_bytes,
+       (d.size_bytes + block_size - 1) / block_size AS blocks,
+       (d.size_bytes + block_size - 1) / block_size
+           - coalesce(remapped + cow + zero, 0) AS original_blocks,
+       coalesce(remapped, 0) AS remapped_blocks,
+       coalesce(cow, 0) AS cow_blocks,
+       coalesce(zero, 0) AS zero_blocks,
+       coalesce(extents, 0) AS extents
+FROM devices d CROSS JOIN size LEFT JOIN mapped m ON m.id = d.id
+ORDER BY d.id;
+
+-- One row an extent, with names and bytes instead of block addresses.
+CREATE VIEW extent_list AS
+WITH size(block_size) AS (SELECT value FROM globals WHERE key = 'block_size')
+SELECT d.name AS device,
+       (e.first_block & 1099511627775) * block_size AS offset_bytes,
+       e.length * block_size AS length_bytes,
+       CASE e.kind WHEN 0 THEN 'upstream' WHEN 1 THEN 'cow' ELSE 'zero' END AS kind,
+       iif(e.kind = 0, t.name, NULL) AS target_device,
+       CASE e.kind WHEN 0 THEN (e.target & 1099511627775) * block_size
+                   WHEN 1 THEN e.target * block_size END AS target_offset_bytes
+FROM extents e CROSS JOIN size
+LEFT JOIN devices d ON d.id = e.first_block >> 40
+LEFT JOIN devices t ON e.kind = 0 AND t.id = e.target >> 40
+ORDER BY e.first_block;
+
+-- One row: what the store holds.
+CREATE VIEW space_use AS
+WITH size(block_size) AS (SELECT value FROM globals WHERE key = 'block_size'),
+used AS (
+    SELECT coalesce(sum(length), 0) AS blocks,
+           coalesce(sum(length * refs), 0) AS references_,
+           coalesce(max(first_block + length), 0) AS end_block
+    FROM cow
+)
+SELECT blocks AS cow_blocks,
+       blocks * block_size AS cow_bytes,
+       end_block - blocks AS free_blocks,
+       end_block * block_size AS cowdata_bytes,
+       references_ AS cow_references,
+       (SELECT value FROM globals WHERE key = 'hash_entries') AS hash_entries
+FROM used CROSS JOIN size;
+
+-- What deduplication saved: blocks that were written but are not stored.
+CREATE VIEW savings AS
+WITH size(block_size) AS (SELECT value FROM globals WHERE key = 'block_size'),
+saved(kind, blocks) AS (
+    SELECT 'upstream', coalesce(sum(length), 0) FROM extents WHERE kind = 0
+    UNION ALL
+    SELECT 'cow', coalesce(sum(length * (refs - 1)), 0) FROM cow
+    UNION ALL
+    SELECT 'zero', coalesce(sum(length), 0) FROM extents WHERE kind = 2
+)
+SELECT kind, blocks, blocks * block_size AS bytes FROM saved CROSS JOIN size
+UNION ALL
+SELECT 'total', sum(blocks), sum(blocks) * block_size FROM saved CROSS JOIN size;

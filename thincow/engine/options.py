@@ -1,0 +1,54 @@
+"""What a user may choose when a store is opened."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DEFAULT_HASH_TABLE_BYTES = 1 << 30
+HASH_ENTRY_BYTES = 16
+CHECKSUM_WIDTHS = (0, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Sizes of caches and batches. Tests make them tiny so that rare branches run."""
+
+    window_blocks: int = 4096
+    """Blocks in one cached window of the map; fixed in the store when it is created."""
+    cached_windows: int = 1024
+    """Clean windows kept in memory, for each of map, counts and checksums."""
+    commit_new_bytes: int = 256 << 20
+    """Bytes of new content after which a commit is due."""
+    commit_dirty_windows: int = 1024
+    """Changed windows after which a commit is due."""
+    commit_staged_hashes: int = 1 << 18
+    """Hash entries waiting for the table after which a commit is due."""
+    commit_interval_s: float = 5.0
+    """Seconds after which changes are committed even if nobody asks."""
+    checkpoint_wal_bytes: int = 64 << 20
+    """Size of the write-ahead log after which it is copied into the database."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """How to open a store.
+
+    `block_size`, `checksum_bits`: None takes the store's own (4096 and 0 for a new one).
+    `metadata_dir`: None keeps the metadata in memory.
+    `upstream_dir`: None opens the store without upstream (check only).
+    """
+
+    data_dir: Path
+    metadata_dir: Path | None
+    upstream_dir: Path | None
+    block_size: int | None = None
+    hash_table_bytes: int = DEFAULT_HASH_TABLE_BYTES
+    max_cow_blocks: int | None = None
+    max_metadata_bytes: int | None = None
+    checksum_bits: int | None = None
+    retroactive: bool = False
+    read_only: bool = False
+    read_only_upstream: bool = False
+    force: bool = False
+    check: bool = False
+    temp_dir: Path | None = None
+    tuning: Tuning = field(default_factory=Tuning)

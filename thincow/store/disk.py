@@ -1,0 +1,111 @@
+"""The one seam through which the program touches the files of a store and its upstreams.
+
+SQLite's own files go through SQLite's VFS instead. Tests replace a `Disk` to record operations or
+to make any one of them fail; nothing else in `thincow` calls these functions of `os`.
+Every method raises `OSError` as the system call does.
+"""
+
+import ctypes
+import errno
+import os
+from pathlib import Path
+
+_FALLOC_FL_KEEP_SIZE = 1
+_FALLOC_FL_PUNCH_HOLE = 2
+_NOT_AVAILABLE_NOW = {errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+class Disk:
+    """System calls on files, by file descriptor; offsets and lengths in bytes."""
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        """Open a file, close-on-exec, and return its descriptor."""
+        return os.open(path, flags | os.O_CLOEXEC, mode)
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor."""
+        os.close(fd)
+
+    def size(self, fd: int) -> int:
+        """Return the size of a regular file or block device."""
+        return os.lseek(fd, 0, os.SEEK_END)
+
+    def read(self, fd: int, length: int, offset: int) -> bytes:
+        """Read up to `length` bytes; fewer only at the end of the file."""
+        data = os.pread(fd, length, offset)
+        if len(data) == length or not data:
+            return data
+        parts = [data]
+        done = len(data)
+        while done < length:
+            data = os.pread(fd, length - done, offset + done)
+            if not data:
+                break
+            parts.append(data)
+            done += len(data)
+        return b"".join(parts)
+
+    def read_cached(self, fd: int, buffer: memoryview, offset: int) -> bool:
+        """Fill `buffer` if all of it is in the page cache, else return False at once.
+
+        A read across the end of the file returns False too: only `read` can tell the two apart.
+        Real errors (EIO) raise.
+        """
+        try:
+            return os.preadv(fd, (buffer,), offset, os.RWF_NOWAIT) == len(buffer)
+        except OSError as error:
+            if error.errno in _NOT_AVAILABLE_NOW:
+                return False
+            raise
+
+    def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
+        """Write all of `data`; a short write is continued."""
+        done = os.pwrite(fd, data, offset)
+        view = memoryview(data)
+        while done < len(view):
+            done += os.pwrite(fd, view[done:], offset + done)
+
+    def sync(self, fd: int) -> None:
+        """Make the contents (and what is needed to find them) durable: fdatasync."""
+        os.fdatasync(fd)
+
+    def sync_directory(self, path: Path) -> None:
+        """Make the entries of a directory durable."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Set the size of a file."""
+        os.ftruncate(fd, size)
+
+    def claim(self, fd: int, offset: int, length: int) -> None:
+        """Allocate space, growing the file; contents become zero where nothing was.
+
+        Raises:
+            OSError: EOPNOTSUPP where the filesystem cannot allocate ahead.
+        """
+        self._fallocate(fd, 0, offset, length)
+
+    def punch(self, fd: int, offset: int, length: int) -> None:
+        """Give the space of a range back; it reads as zeros."""
+        self._fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Rename a file, replacing `target`."""
+        os.rename(source, target)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file."""
+        os.unlink(path)
+
+    def _fallocate(self, fd: int, mode: int, offset: int, length: int) -> None:
+        while _libc.fallocate(fd, mode, offset, length) != 0:
+            code = ctypes.get_errno()
+            if code != errno.EINTR:
+                raise OSError(code, os.strerror(code))
