@@ -1,0 +1,215 @@
+"""What a check reports: findings with stable codes, and what a repair would do about each.
+
+Owns the codes (they are part of the user interface: scripts look for them) and the collector that
+keeps a badly broken store from filling the memory: every finding is counted, but of each code only
+the first ones are kept with their text.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+KEPT_PER_CODE: Final = 50
+
+
+class Repair(StrEnum):
+    """What a repair would do about a finding; the value is the text that users see."""
+
+    NONE = "nothing: restore it from a backup"
+    USE_MATCHING = "nothing: use a thincow that knows this version"
+    GIVE_UPSTREAM = "nothing: give back the upstream that the store was made with"
+    SALVAGE = "copy what is readable into a new database"
+    RELABEL = "write the label anew, when the contents fit"
+    DROP_EXTENT = "drop the extent: its blocks show their own upstream content again"
+    SPLIT_EXTENT = "write the same extent in another form"
+    RECOUNT = "count the references anew"
+    DROP_HASHES = "drop hash entries: they are hints and come back with use"
+    DROP_CHECKSUMS = "drop the row: its blocks are unchecked until they are read or written again"
+    DROP_FINGERPRINT = "drop the row: the block is no longer compared when the store is opened"
+
+
+class Code(StrEnum):
+    """What is wrong. Names never change and are never used again for something else."""
+
+    METADATA_MISSING = "METADATA_MISSING"
+    COWDATA_MISSING = "COWDATA_MISSING"
+    FILE_TYPE = "FILE_TYPE"
+    LABEL_MISSING = "LABEL_MISSING"
+    LABEL_DAMAGED = "LABEL_DAMAGED"
+    LABEL_STORE = "LABEL_STORE"
+    LABEL_GENERATION = "LABEL_GENERATION"
+    DATABASE_UNREADABLE = "DATABASE_UNREADABLE"
+    DATABASE_FOREIGN = "DATABASE_FOREIGN"
+    DATABASE_VERSION = "DATABASE_VERSION"
+    DATABASE_DAMAGED = "DATABASE_DAMAGED"
+    SCHEMA_DIFFERS = "SCHEMA_DIFFERS"
+    TABLE_UNREADABLE = "TABLE_UNREADABLE"
+    GLOBAL_MISSING = "GLOBAL_MISSING"
+    GLOBAL_VALUE = "GLOBAL_VALUE"
+    DEVICE_VALUE = "DEVICE_VALUE"
+    EXTENT_RANGE = "EXTENT_RANGE"
+    EXTENT_OVERLAP = "EXTENT_OVERLAP"
+    EXTENT_WINDOW = "EXTENT_WINDOW"
+    EXTENT_KIND = "EXTENT_KIND"
+    EXTENT_TARGET = "EXTENT_TARGET"
+    EXTENT_IDENTITY = "EXTENT_IDENTITY"
+    COW_RANGE = "COW_RANGE"
+    COW_OVERLAP = "COW_OVERLAP"
+    COW_WINDOW = "COW_WINDOW"
+    COWDATA_SHORT = "COWDATA_SHORT"
+    COUNT_WRONG = "COUNT_WRONG"
+    HASH_TARGET = "HASH_TARGET"
+    HASH_ENTRIES = "HASH_ENTRIES"
+    CHECKSUM_ROW = "CHECKSUM_ROW"
+    FINGERPRINT_RANGE = "FINGERPRINT_RANGE"
+    UPSTREAM_UNUSABLE = "UPSTREAM_UNUSABLE"
+    UPSTREAM_MISSING = "UPSTREAM_MISSING"
+    UPSTREAM_CHANGED = "UPSTREAM_CHANGED"
+
+
+REPAIRS: Final[Mapping[Code, Repair]] = MappingProxyType(
+    {
+        Code.METADATA_MISSING: Repair.NONE,
+        Code.COWDATA_MISSING: Repair.NONE,
+        Code.FILE_TYPE: Repair.NONE,
+        Code.LABEL_MISSING: Repair.RELABEL,
+        Code.LABEL_DAMAGED: Repair.RELABEL,
+        Code.LABEL_STORE: Repair.NONE,
+        Code.LABEL_GENERATION: Repair.NONE,
+        Code.DATABASE_UNREADABLE: Repair.SALVAGE,
+        Code.DATABASE_FOREIGN: Repair.NONE,
+        Code.DATABASE_VERSION: Repair.USE_MATCHING,
+        Code.DATABASE_DAMAGED: Repair.SALVAGE,
+        Code.SCHEMA_DIFFERS: Repair.SALVAGE,
+        Code.TABLE_UNREADABLE: Repair.SALVAGE,
+        Code.GLOBAL_MISSING: Repair.SALVAGE,
+        Code.GLOBAL_VALUE: Repair.SALVAGE,
+        Code.DEVICE_VALUE: Repair.NONE,
+        Code.EXTENT_RANGE: Repair.DROP_EXTENT,
+        Code.EXTENT_OVERLAP: Repair.DROP_EXTENT,
+        Code.EXTENT_WINDOW: Repair.SPLIT_EXTENT,
+        Code.EXTENT_KIND: Repair.DROP_EXTENT,
+        Code.EXTENT_TARGET: Repair.DROP_EXTENT,
+        Code.EXTENT_IDENTITY: Repair.SPLIT_EXTENT,
+        Code.COW_RANGE: Repair.RECOUNT,
+        Code.COW_OVERLAP: Repair.RECOUNT,
+        Code.COW_WINDOW: Repair.RECOUNT,
+        Code.COWDATA_SHORT: Repair.DROP_EXTENT,
+        Code.COUNT_WRONG: Repair.RECOUNT,
+        Code.HASH_TARGET: Repair.DROP_HASHES,
+        Code.HASH_ENTRIES: Repair.RECOUNT,
+        Code.CHECKSUM_ROW: Repair.DROP_CHECKSUMS,
+        Code.FINGERPRINT_RANGE: Repair.DROP_FINGERPRINT,
+        Code.UPSTREAM_UNUSABLE: Repair.GIVE_UPSTREAM,
+        Code.UPSTREAM_MISSING: Repair.GIVE_UPSTREAM,
+        Code.UPSTREAM_CHANGED: Repair.GIVE_UPSTREAM,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong: where, and what."""
+
+    code: Code
+    place: str
+    message: str
+
+    @property
+    def repair(self) -> Repair:
+        """Return what a repair would do about this."""
+        return REPAIRS[self.code]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The result of a check.
+
+    `findings` holds at most `KEPT_PER_CODE` of each code, `totals` counts all of them; `facts` are
+    figures about what was looked at, none of them a problem.
+    """
+
+    findings: tuple[Finding, ...]
+    totals: Mapping[Code, int]
+    facts: Mapping[str, int]
+
+    @property
+    def is_clean(self) -> bool:
+        """Tell whether nothing is wrong."""
+        return not self.findings
+
+
+@dataclass(slots=True)
+class Findings:
+    """Collects what one check finds."""
+
+    facts: dict[str, int] = field(default_factory=dict)
+    _kept: list[Finding] = field(default_factory=list)
+    _totals: Counter[Code] = field(default_factory=Counter)
+
+    def add(self, code: Code, place: str, message: str) -> None:
+        """Note one finding."""
+        self._totals[code] += 1
+        if self._totals[code] <= KEPT_PER_CODE:
+            self._kept.append(Finding(code, place, message))
+
+    def add_where(
+        self, code: Code, wrong: NDArray[np.bool_], describe: Callable[[int], tuple[str, str]]
+    ) -> None:
+        """Note a finding for each true element.
+
+        Args:
+            code: of all of them.
+            wrong: one element a row that was looked at.
+            describe: returns place and message for an index into `wrong`; only called for
+                findings that are kept.
+        """
+        rows = np.flatnonzero(wrong)
+        room = max(0, KEPT_PER_CODE - self._totals[code])
+        self._kept += [Finding(code, *describe(int(row))) for row in rows[:room]]
+        if rows.size:
+            self._totals[code] += int(rows.size)
+
+    def count(self, fact: str, number: int) -> None:
+        """Add to one of the figures about what was looked at."""
+        self.facts[fact] = self.facts.get(fact, 0) + number
+
+    def codes(self) -> set[Code]:
+        """Return the codes of all findings so far."""
+        return set(self._totals)
+
+    def report(self) -> Report:
+        """Return everything noted so far."""
+        return Report(tuple(self._kept), dict(self._totals), dict(self.facts))
+
+
+class Columns(Protocol):
+    """A named tuple of columns, the key of a row first."""
+
+    def _asdict(self) -> dict[str, NDArray[np.int64]]: ...
+
+
+def describer(
+    columns: Columns, place: Callable[[int], str], template: str
+) -> Callable[[int], tuple[str, str]]:
+    """Return a function that puts a row's place and what is wrong with it in words.
+
+    Args:
+        columns: the rows.
+        place: gives the place of a row's key.
+        template: what is wrong; names of columns in braces stand for their values.
+    """
+    arrays = columns._asdict()
+    key = next(iter(arrays.values()))
+
+    def describe(row: int) -> tuple[str, str]:
+        values = {name: int(array[row]) for name, array in arrays.items()}
+        return place(int(key[row])), template.format_map(values)
+
+    return describe

@@ -1,0 +1,300 @@
+"""A consistent view of everything a store's database holds, for looking, never for changing.
+
+Owns one connection in one read transaction: what it shows is one commit, however long it is looked
+at. It trusts nothing that it reads: anything that cannot be read as what it should be raises
+`CorruptStoreError`, and whether the values make sense is for the caller to judge.
+
+Rows come in chunks of columns. One statement carries thousands of rows as text, which takes as
+long as row-by-row reading when alone, but a thread that fetched row by row beside a busy main
+thread would wait for the interpreter lock after every row.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import apsw
+import numpy as np
+from numpy.typing import NDArray
+
+from thincow.block_types import DEVICE_SHIFT, Kind
+from thincow.errors import CommitError, CorruptStoreError, StoreFailedError
+from thincow.store import extents_table
+from thincow.store.database import open_read_only
+from thincow.store.devices_table import DeviceRow
+
+IntColumn = NDArray[np.int64]
+SQLValue = None | int | float | str | bytes
+
+CHUNK_ROWS = 4096
+_MIN_KEY = -(1 << 63)
+_MAX_KEY = (1 << 63) - 1
+
+
+class ExtentColumns(NamedTuple):
+    """Rows of `extents`, by ascending `first_block`."""
+
+    first_block: IntColumn
+    length: IntColumn
+    kind: IntColumn
+    target: IntColumn
+
+
+class CowColumns(NamedTuple):
+    """Rows of `cow`, by ascending `first_block`."""
+
+    first_block: IntColumn
+    length: IntColumn
+    refs: IntColumn
+
+
+class HashColumns(NamedTuple):
+    """Rows of `hashes`, by ascending (signed) `hash`."""
+
+    hash: IntColumn
+    kind: IntColumn
+    target: IntColumn
+
+
+class ChecksumColumns(NamedTuple):
+    """Rows of `checksums`, by ascending `first_block`; the blobs' sizes instead of the blobs."""
+
+    first_block: IntColumn
+    length: IntColumn
+    bits: IntColumn
+    present_bytes: IntColumn
+    sums_bytes: IntColumn
+
+
+class FingerprintColumns(NamedTuple):
+    """Rows of `fingerprints`, by ascending `block`."""
+
+    block: IntColumn
+    hash: IntColumn
+
+
+@dataclass(frozen=True, slots=True)
+class MapUse:
+    """What the extents of one device say, in blocks."""
+
+    extents: int
+    remapped: int
+    cow: int
+    zero: int
+
+
+@dataclass(frozen=True, slots=True)
+class CowUse:
+    """What the counts say, in blocks: used blocks, their references, the end of the last one."""
+
+    live: int
+    references: int
+    end: int
+
+
+class Snapshot:
+    """One commit of a store.
+
+    Usable in any one thread at a time. The connection is this object's from now on.
+
+    Args:
+        connection: an open connection, outside of a transaction.
+
+    Raises:
+        CorruptStoreError: when the database cannot be read at all.
+    """
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+        try:
+            with _reading("the database"):
+                connection.execute("BEGIN")
+                connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        except CorruptStoreError:
+            connection.close()
+            raise
+
+    @classmethod
+    def open_offline(cls, path: Path, temp_dir: Path | None = None) -> "Snapshot":
+        """Open the database of a store that nobody has mounted, writing nothing.
+
+        Raises:
+            CorruptStoreError: when SQLite cannot read it.
+            OSError: when a file cannot be read or copied.
+        """
+        try:
+            with _reading(path.name):
+                return cls(open_read_only(path, temp_dir).reader)
+        except (CommitError, StoreFailedError) as error:  # from merging the log into the copy
+            raise CorruptStoreError(f"{path.name} cannot be read: {error}") from error
+
+    def close(self) -> None:
+        """End the transaction and close the connection."""
+        self._connection.close()
+
+    def __enter__(self) -> "Snapshot":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def application_id(self) -> int:
+        """Return the number in the header that says which program a database belongs to."""
+        return self._pragma("application_id")
+
+    def user_version(self) -> int:
+        """Return the number of the schema's version."""
+        return self._pragma("user_version")
+
+    def schema(self) -> list[tuple[str, str, str, str | None]]:
+        """Return (type, name, table, sql) of everything in the schema, in no certain order."""
+        with _reading("the schema"):
+            rows = self._connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema")
+            return [(str(a), str(b), str(c), d if d is None else str(d)) for a, b, c, d in rows]
+
+    def integrity_messages(self, limit: int) -> list[str]:
+        """Let SQLite check the file; return up to about `limit` lines of what it finds.
+
+        The whole file gets the quick check. The full one costs as much again and finds more only
+        in tables with an index, so only those get it, and only when the quick one found nothing.
+        """
+        found = self._check_pragma(f"quick_check({limit:d})")
+        if not found:
+            with _reading("the schema"):
+                indexed = self._connection.execute(
+                    "SELECT DISTINCT tbl_name FROM sqlite_schema WHERE type = 'index'"
+                ).fetchall()
+            for (table,) in indexed:
+                quoted = str(table).replace('"', '""')
+                found += self._check_pragma(f'integrity_check("{quoted}")')
+        return found[:limit]
+
+    def globals(self) -> dict[str, SQLValue]:
+        """Return the table `globals`."""
+        with _reading("table globals"):
+            return {str(k): v for k, v in self._connection.execute("SELECT * FROM globals")}
+
+    def devices(self) -> list[DeviceRow]:
+        """Return the table `devices`, by id."""
+        query = "SELECT id, name, size_bytes, type, inode, mtime_ns FROM devices ORDER BY id"
+        with _reading("table devices"):
+            return [
+                DeviceRow(
+                    int(row[0]),
+                    str(row[1]),
+                    int(row[2]),
+                    str(row[3]),
+                    None if row[4] is None else int(row[4]),
+                    None if row[5] is None else int(row[5]),
+                )
+                for row in self._connection.execute(query)
+            ]
+
+    def extents(self) -> Iterator[ExtentColumns]:
+        """Yield the table `extents` in chunks."""
+        for columns in self._chunks("extents", ("first_block", "length", "kind", "target")):
+            yield ExtentColumns(*columns)
+
+    def cow(self) -> Iterator[CowColumns]:
+        """Yield the table `cow` in chunks."""
+        for columns in self._chunks("cow", ("first_block", "length", "refs")):
+            yield CowColumns(*columns)
+
+    def hashes(self) -> Iterator[HashColumns]:
+        """Yield the table `hashes` in chunks."""
+        for columns in self._chunks("hashes", ("hash", "kind", "target")):
+            yield HashColumns(*columns)
+
+    def checksums(self) -> Iterator[ChecksumColumns]:
+        """Yield the table `checksums`, without the sums themselves, in chunks."""
+        names = ("first_block", "length", "bits", "length(present)", "length(sums)")
+        for columns in self._chunks("checksums", names):
+            yield ChecksumColumns(*columns)
+
+    def fingerprints(self) -> Iterator[FingerprintColumns]:
+        """Yield the table `fingerprints` in chunks."""
+        for columns in self._chunks("fingerprints", ("block", "hash")):
+            yield FingerprintColumns(*columns)
+
+    def is_referenced(self, address: int, window_blocks: int) -> bool:
+        """Tell whether any virtual block, that one included, has its content at an upstream block.
+
+        Scans the table `extents`: for rare questions only.
+        """
+        with _reading("table extents"):
+            return extents_table.is_referenced(self._connection, address, window_blocks)
+
+    def fingerprints_by_block(self) -> dict[int, int]:
+        """Return the table `fingerprints` (it is small): hash by block address."""
+        return {
+            int(block): int(value)
+            for chunk in self.fingerprints()
+            for block, value in zip(*chunk, strict=True)
+        }
+
+    def map_use(self, device_id: int) -> MapUse:
+        """Return what the extents of one device say; one statement, in C."""
+        query = """
+            SELECT count(*), coalesce(sum(iif(kind = ?, length, 0)), 0),
+                   coalesce(sum(iif(kind = ?, length, 0)), 0),
+                   coalesce(sum(iif(kind = ?, length, 0)), 0)
+            FROM extents WHERE first_block >= ? AND first_block < ?"""
+        first = device_id << DEVICE_SHIFT
+        bindings = (*map(int, (Kind.UPSTREAM, Kind.COW, Kind.ZERO)), first, first + (1 << 40))
+        with _reading("table extents"):
+            ((extents, remapped, cow, zero),) = self._connection.execute(query, bindings)
+            return MapUse(int(extents), int(remapped), int(cow), int(zero))
+
+    def cow_use(self) -> CowUse:
+        """Return what the counts say; one statement, in C."""
+        query = """
+            SELECT coalesce(sum(length), 0), coalesce(sum(length * refs), 0),
+                   coalesce(max(first_block + length), 0)
+            FROM cow"""
+        with _reading("table cow"):
+            ((live, references, end),) = self._connection.execute(query)
+            return CowUse(int(live), int(references), int(end))
+
+    def _chunks(self, table: str, names: tuple[str, ...]) -> Iterator[tuple[IntColumn, ...]]:
+        """Yield columns of a table in chunks; the first of them must be its integer key."""
+        key = names[0]
+        row = "||','||".join(f"CAST({name} AS INTEGER)" for name in names)
+        query = f"""
+            SELECT count(*), max({key}), group_concat(row)
+            FROM (SELECT {key}, {row} AS row FROM {table}
+                  WHERE {key} >= ? ORDER BY {key} LIMIT {CHUNK_ROWS})"""
+        start = _MIN_KEY
+        while True:
+            with _reading(f"table {table}"):
+                ((count, last, text),) = self._connection.execute(query, (start,))
+                if count == 0:
+                    return
+                numbers = np.fromstring(text or "", dtype=np.int64, sep=",")
+                if numbers.size != count * len(names) or not start <= last:
+                    raise ValueError("a value is missing or is no number")
+            yield tuple(np.ascontiguousarray(numbers.reshape(-1, len(names)).T))
+            if last == _MAX_KEY:
+                return
+            start = last + 1
+
+    def _pragma(self, name: str) -> int:
+        with _reading("the header"):
+            ((value,),) = self._connection.execute(f"PRAGMA {name}")
+            return int(value)
+
+    def _check_pragma(self, pragma: str) -> list[str]:
+        with _reading("the database"):
+            rows = self._connection.execute(f"PRAGMA {pragma}").fetchall()
+        lines = [line for (text,) in rows for line in str(text).splitlines()]
+        return [line for line in lines if line != "ok" and not line.startswith("*** in database")]
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Turn whatever reading a damaged database can raise into `CorruptStoreError`."""
+    try:
+        yield
+    except (apsw.Error, ValueError, TypeError, OverflowError) as error:
+        raise CorruptStoreError(f"{what} cannot be read: {error}") from error
