@@ -19,7 +19,7 @@ MAX_MODULE_LINES = 300
 MAX_FUNCTION_LINES = 70
 MAX_COLUMNS = 100
 
-DISK_CALLS = {"pread", "preadv", "pwrite", "pwritev", "fsync", "fdatasync"}
+DISK_CALLS = {"pread", "preadv", "pwrite", "pwritev", "fdatasync"}
 SQL = re.compile(
     r"\b(SELECT\b.+\bFROM|INSERT\s+(OR\s+\w+\s+)?INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM"
     r"|CREATE\s+(TEMP\s+)?(TABLE|VIEW|INDEX)|DROP\s+TABLE|PRAGMA\s+\w+|BEGIN\s+IMMEDIATE)\b",
