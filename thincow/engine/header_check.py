@@ -16,11 +16,12 @@ from thincow.block_types import (
 )
 from thincow.engine.findings import Code, Findings
 from thincow.engine.options import CHECKSUM_WIDTHS
+from thincow.store.columns import SQLValue
 from thincow.store.connection import APPLICATION_ID
 from thincow.store.database import expected_schema
 from thincow.store.devices_table import DeviceRow
 from thincow.store.label import LABEL_NAME, Label
-from thincow.store.snapshot import Snapshot, SQLValue
+from thincow.store.snapshot import Snapshot
 from thincow.store.sql_files import schema_version
 
 _MAX_WINDOW_BLOCKS: Final = 1 << 20

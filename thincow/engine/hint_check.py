@@ -10,7 +10,9 @@ from thincow.block_types import Kind
 from thincow.engine.count_check import StepFunction
 from thincow.engine.findings import Code, Findings, describer
 from thincow.engine.map_check import MAX_COW_BLOCKS, BoolColumn, Bounds, OverlapCheck
-from thincow.store.snapshot import ChecksumColumns, HashColumns, IntColumn, Snapshot
+from thincow.store.checksums_table import CHUNK_BLOCKS
+from thincow.store.columns import ChecksumColumns, HashColumns, IntColumn
+from thincow.store.snapshot import Snapshot
 
 
 def check_hashes(
@@ -50,12 +52,14 @@ def check_checksums(snapshot: Snapshot, bounds: Bounds, findings: Findings) -> N
         findings.count("checksum_rows", len(chunk.first_block))
         in_range = bounds.on_device(chunk.first_block, chunk.length)
         formed = chunk.present_bytes == (chunk.length + 7) // 8
-        formed &= np.isin(chunk.bits, (8, 16, 32, 64))
+        formed &= (chunk.length <= CHUNK_BLOCKS) & np.isin(chunk.bits, (8, 16, 32, 64))
         formed &= chunk.sums_bytes * 8 == chunk.length * chunk.bits
         findings.add_where(
             Code.CHECKSUM_ROW,
             ~(in_range & formed),
-            describer(chunk, bounds.place, "{length} blocks off the device, or sums cut short"),
+            describer(
+                chunk, bounds.place, "{length} blocks off the device, or not the sums of so many"
+            ),
         )
         rows = ChecksumColumns(*(column[in_range] for column in chunk))
         findings.add_where(

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from thincow.block_types import DEVICE_SHIFT, MAX_DEVICE_BLOCKS, Kind
 from thincow.engine.count_check import StepFunction, compare
 from thincow.engine.findings import Code, Findings, describer
+from thincow.store.columns import CowColumns, ExtentColumns, IntColumn
 from thincow.store.devices_table import DeviceRow
-from thincow.store.snapshot import CowColumns, ExtentColumns, IntColumn, Snapshot
+from thincow.store.snapshot import Snapshot
 
 MAX_COW_BLOCKS: Final = 1 << 61
 """More than any file can hold; sums of numbers below it fit in 63 bits."""
