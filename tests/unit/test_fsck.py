@@ -48,7 +48,7 @@ PLANTED_SQL: list[tuple[Code, list[str]]] = [
     (Code.HASH_ENTRIES, ["DELETE FROM hashes WHERE hash = 9"]),
     (Code.CHECKSUM_ROW, ["UPDATE checksums SET sums = zeroblob(3)"]),
     (Code.CHECKSUM_ROW, ["UPDATE checksums SET present = zeroblob(2)"]),
-    (Code.CHECKSUM_ROW, [f"UPDATE checksums SET first_block = {A + 8}"]),
+    (Code.CHECKSUM_ROW, [f"UPDATE checksums SET first_block = {A + 12}"]),
     (
         Code.CHECKSUM_ROW,
         [f"INSERT INTO checksums VALUES ({A + 3}, 1, 8, zeroblob(1), zeroblob(1))"],

@@ -38,7 +38,7 @@ EXIT_NOT_EXAMINED = 3
 def fsck(
     data_dir: Path, metadata_dir: Path | None, upstream_dir: Path | None, as_json: bool
 ) -> None:
-    """Check a store that is not mounted, changing nothing.
+    r"""Check a store that is not mounted, changing nothing.
 
     Looks at the files, the database, the block map, and whether the counts of references are
     right. Contents of blocks are not read.
@@ -46,7 +46,9 @@ def fsck(
     Exit status: 0 when all is well, 1 when there are problems, 2 for wrong usage, 3 when nothing
     could be examined (no store there, or it is in use).
 
-    Example: thincow fsck --data-dir /var/lib/disk1
+    \b
+    Example:
+      thincow fsck --data-dir store
     """
     from thincow.engine.fsck import check
 

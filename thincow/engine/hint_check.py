@@ -50,18 +50,18 @@ def check_checksums(snapshot: Snapshot, bounds: Bounds, findings: Findings) -> N
     findings.count("checksum_rows", 0)
     for chunk in snapshot.checksums():
         findings.count("checksum_rows", len(chunk.first_block))
-        in_range = bounds.on_device(chunk.first_block, chunk.length)
-        formed = chunk.present_bytes == (chunk.length + 7) // 8
-        formed &= (chunk.length <= CHUNK_BLOCKS) & np.isin(chunk.bits, (8, 16, 32, 64))
-        formed &= chunk.sums_bytes * 8 == chunk.length * chunk.bits
+        # A chunk is as long as its window, and may reach past the end of the device.
+        sane = bounds.on_device(chunk.first_block, np.ones_like(chunk.length))
+        sane &= (chunk.length >= 1) & (chunk.length <= CHUNK_BLOCKS)
+        sane &= chunk.present_bytes == (chunk.length + 7) // 8
+        sane &= np.isin(chunk.bits, (8, 16, 32, 64))
+        sane &= chunk.sums_bytes * 8 == chunk.length * chunk.bits
         findings.add_where(
             Code.CHECKSUM_ROW,
-            ~(in_range & formed),
-            describer(
-                chunk, bounds.place, "{length} blocks off the device, or not the sums of so many"
-            ),
+            ~sane,
+            describer(chunk, bounds.place, "is off the device, or not the sums of {length} blocks"),
         )
-        rows = ChecksumColumns(*(column[in_range] for column in chunk))
+        rows = ChecksumColumns(*(column[sane] for column in chunk))
         findings.add_where(
             Code.CHECKSUM_ROW,
             overlap.overlaps(rows.first_block, rows.length),

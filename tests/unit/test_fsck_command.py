@@ -1,0 +1,86 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.support.plain_store import make_store, plant
+from thincow.cli.fsck import fsck
+from thincow.store.locks import DirectoryLock
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return make_store(tmp_path / "store")
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(fsck, [str(argument) for argument in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_fsck_of_sound_store(store: Path) -> None:
+    status, out, err = run("--data-dir", store)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1] == "no problems found"
+    assert "extents: 5" in out
+
+
+def test_fsck_tells_problem_and_repair(store: Path) -> None:
+    plant(store, ["UPDATE cow SET refs = 3 WHERE first_block = 1"])
+    status, out, _ = run("--data-dir", store, "--metadata-dir", store)
+    assert status == 1
+    assert out.splitlines()[:2] == [
+        "COUNT_WRONG: COW block 1: 1 blocks have 2 references, stored is 3",
+        "    repair: count the references anew",
+    ]
+    assert out.splitlines()[-1] == "problems found: 1"
+
+
+def test_fsck_shortens_long_lists(store: Path) -> None:
+    rows = ", ".join(f"({(5 << 40) + i}, 1, 2, 0)" for i in range(70))
+    plant(store, [f"INSERT INTO extents VALUES {rows}"])
+    status, out, _ = run("--data-dir", store)
+    assert status == 1
+    assert "EXTENT_RANGE: 20 more" in out.splitlines()
+    assert out.splitlines()[-1] == "problems found: 70"
+
+
+def test_fsck_prints_json(store: Path) -> None:
+    plant(store, ["UPDATE cow SET refs = 3 WHERE first_block = 1"])
+    status, out, _ = run("--data-dir", store, "--json")
+    result = json.loads(out)
+    assert status == 1
+    assert result["clean"] is False
+    assert result["totals"] == {"COUNT_WRONG": 1}
+    assert result["findings"] == [
+        {
+            "code": "COUNT_WRONG",
+            "place": "COW block 1",
+            "message": "1 blocks have 2 references, stored is 3",
+            "repair": "count the references anew",
+        }
+    ]
+    assert result["facts"]["extents"] == 5
+
+
+def test_fsck_without_data_dir_is_wrong_usage() -> None:
+    assert run()[0] == 2
+
+
+def test_fsck_without_store_examines_nothing(tmp_path: Path) -> None:
+    status, out, err = run("--data-dir", tmp_path)
+    assert (status, out) == (3, "")
+    assert err == f"thincow: there is no store in {tmp_path}\n"
+
+
+def test_fsck_of_store_in_use_names_the_holder(store: Path) -> None:
+    lock = DirectoryLock.acquire(store, exclusive=True)
+    try:
+        status, out, err = run("--data-dir", store)
+    finally:
+        lock.release()
+    assert (status, out) == (3, "")
+    assert str(os.getpid()) in err
+    assert len(err.splitlines()) == 1
