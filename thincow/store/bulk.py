@@ -1,7 +1,7 @@
 """Statements that carry many rows: the calling thread needs the GIL once, not once a row."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import apsw
 import numpy as np
@@ -12,10 +12,29 @@ Int64Array = npt.NDArray[np.int64]
 _ROWS_A_STATEMENT: Final = (500, 25, 1)
 
 
-def insert_rows(db: apsw.Connection, head: str, values: Sequence[int], columns: int) -> None:
+def fetch_rows(
+    db: apsw.Connection, statement: str, values: Sequence[object] = ()
+) -> list[tuple[Any, ...]]:
+    """Return all rows of a query at once, so that no statement stays open."""
+    rows: list[tuple[Any, ...]] = db.execute(statement, values).fetchall()
+    return rows
+
+
+def fetch_row(
+    db: apsw.Connection, statement: str, values: Sequence[object] = ()
+) -> tuple[Any, ...] | None:
+    """Return the first row of a query, None when there is none."""
+    rows = fetch_rows(db, statement, values)
+    return rows[0] if rows else None
+
+
+def insert_rows(
+    db: apsw.Connection, head: str, values: Sequence[int], columns: int, tail: str = ""
+) -> None:
     """Run `head` (up to and including VALUES) for rows given as one flat sequence of integers.
 
-    Only three statements per table are ever made, so that the statement cache keeps them.
+    `tail` follows the rows. Only three statements per table are ever made, so that the statement
+    cache keeps them.
     """
     start = 0
     row = "(" + ",".join("?" * columns) + ")"
@@ -23,7 +42,7 @@ def insert_rows(db: apsw.Connection, head: str, values: Sequence[int], columns: 
         width = rows * columns
         if len(values) - start < width:
             continue
-        statement = head + ",".join([row] * rows)
+        statement = head + ",".join([row] * rows) + tail
         while len(values) - start >= width:
             db.execute(statement, values[start : start + width])
             start += width

@@ -16,15 +16,18 @@ import apsw
 
 from thincow.errors import CommitError, ConfigurationError, StoreFailedError
 
+Connection = apsw.Connection
+DatabaseError = apsw.Error
+"""What the layers above may name of apsw."""
+
 APPLICATION_ID: Final = 0x7468436F  # "thCo"
 _FIRST_FIXED_SQLITE: Final = [3, 51, 3]
 _BUSY_TIMEOUT_MS: Final = 2000
 _CACHE_KIB: Final = 32 * 1024
 
-_SYNC_FAILURES: Final = {
-    apsw.SQLITE_IOERR_FSYNC,
-    apsw.SQLITE_IOERR_DIR_FSYNC,
-}
+# After these the database is as it was before the transaction. Anything else (a failed sync, a
+# failed shared-memory operation) leaves open what is durable.
+_RETRYABLE: Final = {apsw.SQLITE_FULL, apsw.SQLITE_BUSY, apsw.SQLITE_IOERR_WRITE}
 
 
 def require_fixed_sqlite() -> None:
@@ -124,10 +127,10 @@ def transaction(db: apsw.Connection) -> Iterator[None]:
 def commit_error(error: apsw.Error) -> CommitError | StoreFailedError:
     """Translate an error of SQLite while it writes or syncs."""
     text = f"metadata.db: {error}"
-    if error.extendedresult in _SYNC_FAILURES:
+    code = getattr(error, "extendedresult", apsw.SQLITE_ERROR)
+    if code not in _RETRYABLE and not isinstance(error, apsw.BusyError):
         return StoreFailedError(text)
-    full = isinstance(error, apsw.FullError | apsw.BusyError)
-    return CommitError(text, errno.ENOSPC if full else errno.EIO)
+    return CommitError(text, errno.EIO if code == apsw.SQLITE_IOERR_WRITE else errno.ENOSPC)
 
 
 def checkpoint(db: apsw.Connection, *, truncate: bool = False) -> None:

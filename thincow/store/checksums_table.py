@@ -1,0 +1,62 @@
+"""Typed SQL of the table `checksums`: sums of virtual blocks, in chunks of blocks."""
+
+from typing import Final
+
+import apsw
+import numpy as np
+
+from thincow.errors import CorruptStoreError
+from thincow.store.bulk import Int64Array, fetch_rows
+
+CHUNK_BLOCKS: Final = 512
+NO_SUM: Final = -1
+"""Stands in arrays for a block without a record."""
+
+
+def load_window(db: apsw.Connection, first_block: int, values: Int64Array) -> None:
+    """Overwrite the parts of `values` for which a sum is recorded.
+
+    Sums of 64 bits are kept as signed integers.
+
+    Raises:
+        CorruptStoreError: when a row leaves the window or its parts differ in length.
+    """
+    size = len(values)
+    rows = fetch_rows(
+        db,
+        "SELECT first_block, length, bits, present, sums FROM checksums "
+        "WHERE first_block >= ? AND first_block < ?",
+        (first_block, first_block + size),
+    )
+    for start, length, bits, present, sums in rows:
+        begin = start - first_block
+        if begin + length > size or len(present) != -(-length // 8):
+            raise CorruptStoreError(f"checksums of block {start} are damaged: run 'thincow fsck'")
+        if len(sums) != length * bits // 8:
+            raise CorruptStoreError(f"checksums of block {start} are damaged: run 'thincow fsck'")
+        recorded = np.unpackbits(
+            np.frombuffer(present, np.uint8), count=length, bitorder="little"
+        ).astype(bool)
+        loaded = np.frombuffer(sums, _stored_type(bits)).astype(np.int64)
+        values[begin : begin + length][recorded] = loaded[recorded]
+
+
+def store_chunk(db: apsw.Connection, first_block: int, values: Int64Array, bits: int) -> None:
+    """Replace the record of one chunk of at most CHUNK_BLOCKS blocks."""
+    recorded = values != NO_SUM
+    present = np.packbits(recorded, bitorder="little").tobytes()
+    sums = values.astype(_stored_type(bits)).tobytes()
+    db.execute(
+        "INSERT OR REPLACE INTO checksums(first_block, length, bits, present, sums) "
+        "VALUES (?, ?, ?, ?, ?)",
+        (first_block, len(values), bits, present, sums),
+    )
+
+
+def clear(db: apsw.Connection) -> None:
+    """Forget all sums."""
+    db.execute("DELETE FROM checksums")
+
+
+def _stored_type(bits: int) -> np.dtype[np.unsignedinteger]:
+    return np.dtype(f"<u{bits // 8}") if bits < 64 else np.dtype("<i8")  # type: ignore[return-value]  # signed 64 keeps the bits

@@ -1,0 +1,274 @@
+"""`metadata.db` as a whole: create, open, validate, copy. The tables have modules of their own."""
+
+import logging
+import os
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from thincow.errors import CommitError, CorruptStoreError
+from thincow.store import globals_table
+from thincow.store.bulk import fetch_rows
+from thincow.store.connection import (
+    checkpoint,
+    close_without_checkpoint,
+    open_connection,
+    transaction,
+)
+from thincow.store.disk import Disk
+from thincow.store.globals_table import Globals
+from thincow.store.migrations import create_schema, version_of
+
+DATABASE_NAME: Final = "metadata.db"
+_NEW_SUFFIX: Final = ".new"
+
+_log = logging.getLogger(__name__)
+
+SchemaRow = tuple[str, str, str, str | None]
+
+
+class Database:
+    """The connections of an open store.
+
+    `writer` belongs to whoever commits, `reader` to the thread that serves requests. They are the
+    same connection for a database in memory, where commits run in that thread too, and for a
+    read-only store.
+    """
+
+    def __init__(
+        self,
+        writer: apsw.Connection,
+        reader: apsw.Connection,
+        path: Path | None,
+        checkpoint_bytes: int = 0,
+    ) -> None:
+        """Own two open connections to the database at `path` (None: in memory, or a copy).
+
+        The write-ahead log is merged when it holds more than `checkpoint_bytes`.
+        """
+        self.writer = writer
+        self.reader = reader
+        self.path = path
+        self._log_pages = 0
+        self._checkpoint_pages = 0
+        if writer is not reader:
+            self._checkpoint_pages = checkpoint_bytes // _page_size(writer)
+            writer.set_wal_hook(self._note_log_size)
+
+    @property
+    def commits_may_run_in_thread(self) -> bool:
+        """Whether reading goes on while a commit runs elsewhere."""
+        return self.writer is not self.reader
+
+    def open_snapshot(self) -> apsw.Connection:
+        """Open one more connection for reading, for use in any one thread.
+
+        A database in memory is copied, since it has only one connection.
+        """
+        if self.path is not None:
+            return open_connection(self.path, read_only=True)
+        return copy_to_memory(self.reader)
+
+    def checkpoint_if_due(self) -> None:
+        """Merge a long write-ahead log; a full disk only puts it off. By whoever commits.
+
+        Raises:
+            StoreFailedError: when a sync failed.
+        """
+        if self._log_pages <= self._checkpoint_pages:
+            return
+        try:
+            checkpoint(self.writer)
+            self._log_pages = 0
+        except CommitError as error:
+            _log.warning("the write-ahead log cannot be merged now: %s", error)
+
+    def _note_log_size(self, _db: apsw.Connection, _name: str, pages: int) -> int:
+        self._log_pages = pages
+        return apsw.SQLITE_OK
+
+    def close(self, *, keep_log: bool = False) -> None:
+        """Close all; unless `keep_log`, the write-ahead log is merged and removed."""
+        if self.reader is not self.writer:
+            close_without_checkpoint(self.reader)
+        if keep_log:
+            close_without_checkpoint(self.writer)
+        else:
+            self.writer.close()
+
+
+def create(
+    disk: Disk, path: Path | None, facts: Globals, *, vfs: str | None = None
+) -> apsw.Connection | None:
+    """Make a database with the schema of today.
+
+    A file appears under its name only when it is complete and durable.
+
+    Args:
+        disk: for what SQLite does not do itself.
+        path: where; None makes one in memory and returns its connection.
+        facts: the first contents of the table `globals`.
+        vfs: SQLite VFS to use instead of the system's.
+
+    Raises:
+        CommitError, StoreFailedError: when the file cannot be written.
+    """
+    if path is None:
+        db = open_connection(None)
+        _fill(db, facts)
+        return db
+    unfinished = path.with_name(path.name + _NEW_SUFFIX)
+    for leftover in (unfinished, unfinished.with_name(unfinished.name + "-journal")):
+        if leftover.exists():
+            disk.unlink(leftover)
+    disk.close(disk.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    db = open_connection(unfinished, create=True, vfs=vfs)
+    try:
+        _fill(db, facts)
+        db.pragma("journal_mode", "WAL")
+    finally:
+        db.close()
+    disk.rename(unfinished, path)
+    disk.sync_directory(path.parent)
+    return None
+
+
+def open_database(
+    path: Path,
+    *,
+    checkpoint_bytes: int = 64 << 20,
+    temp_in_memory: bool = True,
+    vfs: str | None = None,
+) -> Database:
+    """Open an existing database for reading and writing.
+
+    `checkpoint_bytes`: see `Database`.
+
+    Raises:
+        apsw.Error: when SQLite cannot.
+    """
+    writer = open_connection(path, temp_in_memory=temp_in_memory, vfs=vfs)
+    try:
+        writer.pragma("journal_mode", "WAL")
+        reader = open_connection(path, read_only=True, temp_in_memory=temp_in_memory, vfs=vfs)
+    except apsw.Error:
+        writer.close()
+        raise
+    return Database(writer, reader, path, checkpoint_bytes)
+
+
+def open_read_only(path: Path, temp_dir: Path | None = None) -> Database:
+    """Open a database without writing anything beside it.
+
+    With an unmerged write-ahead log a private copy of both is read; it has no name, and goes with
+    the connection.
+
+    Raises:
+        apsw.Error: when SQLite cannot read it.
+        OSError: when a file cannot be copied.
+    """
+    log = path.with_name(path.name + "-wal")
+    if not log.exists() or log.stat().st_size == 0:
+        db = open_connection(path, read_only=True, immutable=True)
+        return Database(db, db, path=None)
+    with tempfile.TemporaryDirectory(prefix="thincow-", dir=temp_dir or _memory_dir()) as copy_dir:
+        copy = Path(copy_dir) / path.name
+        shutil.copyfile(path, copy)
+        shutil.copyfile(log, copy.with_name(log.name))
+        merged = open_connection(copy)
+        try:
+            merged.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+            checkpoint(merged, truncate=True)
+            # Leave WAL mode, so that the copy needs no other file when its directory is gone.
+            merged.pragma("journal_mode", "DELETE")
+        finally:
+            merged.close()
+        db = open_connection(copy, read_only=True, immutable=True)
+        db.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+    return Database(db, db, path=None)
+
+
+def validate(db: apsw.Connection, path: Path) -> Globals:
+    """Check what must be right before anything in a database is used.
+
+    Raises:
+        CorruptStoreError: not a thincow database, or damaged.
+        StoreMismatchError: made by a newer program.
+    """
+    try:
+        version_of(db, path)
+        if schema_of(db) != expected_schema():
+            raise CorruptStoreError(
+                f"{path} does not have the schema of thincow: run 'thincow fsck'"
+            )
+        return globals_table.load(db)
+    except apsw.Error as error:
+        raise CorruptStoreError(f"{path} is damaged ({error}): run 'thincow fsck'") from error
+
+
+def quick_check(db: apsw.Connection, path: Path) -> None:
+    """Let SQLite check the structure of the whole file.
+
+    Raises:
+        CorruptStoreError: when it finds anything.
+    """
+    try:
+        rows = db.execute("PRAGMA quick_check(1)").fetchall()
+    except apsw.Error as error:
+        rows = [(str(error),)]
+    if rows != [("ok",)]:
+        raise CorruptStoreError(f"{path} is damaged ({rows[0][0]}): run 'thincow fsck'")
+
+
+def schema_of(db: apsw.Connection) -> list[SchemaRow]:
+    """Return everything a database's schema defines, sorted."""
+    rows = fetch_rows(db, "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name")
+    return [(kind, name, table, sql) for kind, name, table, sql in rows]
+
+
+@cache
+def expected_schema() -> list[SchemaRow]:
+    """Return what `schema_of` gives for a store made by this program."""
+    db = apsw.Connection(":memory:")
+    create_schema(db)
+    return schema_of(db)
+
+
+def copy_to_memory(source: apsw.Connection) -> apsw.Connection:
+    """Return a copy in memory of a whole database."""
+    target = open_connection(None)
+    with target.backup("main", source, "main") as backup:
+        backup.step(-1)
+    return target
+
+
+def _fill(db: apsw.Connection, facts: Globals) -> None:
+    with transaction(db):
+        create_schema(db)
+        globals_table.store(
+            db,
+            {
+                "store_id": facts.store_id,
+                "block_size": facts.block_size,
+                "window_blocks": facts.window_blocks,
+                "generation": facts.generation,
+                "clean": int(facts.clean),
+                "hash_entries": facts.hash_entries,
+                "checksum_bits": facts.checksum_bits,
+            },
+        )
+
+
+def _page_size(db: apsw.Connection) -> int:
+    size = db.pragma("page_size")
+    assert isinstance(size, int)
+    return size
+
+
+def _memory_dir() -> Path | None:
+    shared = Path("/dev/shm")
+    return shared if os.access(shared, os.W_OK) else None

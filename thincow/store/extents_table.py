@@ -1,0 +1,98 @@
+"""Typed SQL of the table `extents`: where the contents of virtual blocks are.
+
+A row never crosses a multiple of the window size, so a window is found by one range of keys.
+"""
+
+import apsw
+import numpy as np
+
+from thincow.block_types import COW_BASE, ZERO, Kind
+from thincow.errors import CorruptStoreError
+from thincow.store.bulk import Int64Array, delete_keys, fetch_row, fetch_rows, insert_rows
+
+
+def load_window(db: apsw.Connection, first_block: int, values: Int64Array) -> None:
+    """Overwrite the parts of `values` that rows cover with their references.
+
+    Args:
+        db: a connection.
+        first_block: block address of `values[0]`.
+        values: one reference a block of the window.
+
+    Raises:
+        CorruptStoreError: when a row overlaps another, leaves the window or has no valid target.
+    """
+    size = len(values)
+    rows = fetch_rows(
+        db,
+        "SELECT first_block, length, kind, target FROM extents "
+        "WHERE first_block >= ? AND first_block < ? ORDER BY first_block",
+        (first_block, first_block + size),
+    )
+    filled = 0
+    for start, length, kind, target in rows:
+        begin = start - first_block
+        end = begin + length
+        if begin < filled or not begin < end <= size or not 0 <= target < COW_BASE - length:
+            raise CorruptStoreError(f"extent at block {start} is damaged: run 'thincow fsck'")
+        if kind == Kind.ZERO:
+            values[begin:end] = ZERO
+        elif kind in (Kind.UPSTREAM, Kind.COW):
+            base = target + COW_BASE if kind == Kind.COW else target
+            values[begin:end] = np.arange(base, base + length, dtype=np.int64)
+        else:
+            raise CorruptStoreError(f"extent at block {start} is damaged: run 'thincow fsck'")
+        filled = end
+
+
+def apply_changes(
+    db: apsw.Connection,
+    removed: Int64Array,
+    starts: Int64Array,
+    lengths: Int64Array,
+    references: Int64Array,
+) -> None:
+    """Delete the rows with keys `removed` and insert or replace one row a run of references."""
+    delete_keys(db, "DELETE FROM extents WHERE first_block IN carray(?)", removed)
+    if not len(starts):
+        return
+    rows = np.empty((len(starts), 4), np.int64)
+    rows[:, 0] = starts
+    rows[:, 1] = lengths
+    cow = references >= COW_BASE
+    zero = references == ZERO
+    rows[:, 2] = np.where(zero, Kind.ZERO.value, np.where(cow, Kind.COW.value, 0))
+    rows[:, 3] = np.where(zero, 0, np.where(cow, references - COW_BASE, references))
+    insert_rows(
+        db,
+        "INSERT OR REPLACE INTO extents(first_block, length, kind, target) VALUES ",
+        rows.ravel().tolist(),
+        4,
+    )
+
+
+def is_empty(db: apsw.Connection) -> bool:
+    """Tell whether every block is its own upstream block."""
+    return fetch_row(db, "SELECT 1 FROM extents LIMIT 1") is None
+
+
+def is_referenced(db: apsw.Connection, address: int, window_blocks: int) -> bool:
+    """Tell whether any virtual block, that one included, has its content at an upstream block.
+
+    Scans the table unless the block is its own content: for rare questions only.
+    """
+    first = address - address % window_blocks
+    own = fetch_row(
+        db,
+        "SELECT 1 FROM extents WHERE first_block >= ?1 AND first_block <= ?2 "
+        "AND first_block + length > ?2",
+        (first, address),
+    )
+    if own is None:
+        return True
+    other = fetch_row(
+        db,
+        "SELECT 1 FROM extents WHERE kind = 0 AND target <= ?1 AND target + length > ?1 LIMIT 1",
+        (address,),
+    )
+    return other is not None

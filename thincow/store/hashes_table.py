@@ -1,0 +1,105 @@
+"""Typed SQL of the table `hashes`: where a content was seen. A hint, never proof."""
+
+import apsw
+import numpy as np
+
+from thincow.block_types import COW_BASE, ZERO, Kind
+from thincow.store.bulk import Int64Array, fetch_row, fetch_rows, insert_rows
+
+_LARGEST = (1 << 63) - 1
+
+
+def lookup(db: apsw.Connection, value: int) -> int | None:
+    """Return the reference recorded for one signed hash."""
+    row = fetch_row(db, "SELECT kind, target FROM hashes WHERE hash = ?", (value,))
+    if row is None:
+        return None
+    kind, target = row
+    return target + COW_BASE if kind == Kind.COW else target if kind == Kind.UPSTREAM else ZERO
+
+
+def lookup_many(db: apsw.Connection, values: Int64Array) -> dict[int, int]:
+    """Return signed hash -> reference for those of an array of signed hashes that are known."""
+    rows = fetch_rows(
+        db,
+        "SELECT h.hash, h.kind, h.target FROM carray(?) AS c JOIN hashes AS h ON h.hash = c.value",
+        (apsw.carray(np.ascontiguousarray(values)),),
+    )
+    return {
+        found: target + COW_BASE if kind == Kind.COW else target
+        for found, kind, target in rows
+        if kind != Kind.ZERO
+    }
+
+
+def insert_new(db: apsw.Connection, values: Int64Array, references: Int64Array) -> int:
+    """Insert entries, sorted by hash, whose hash has none yet.
+
+    Of those that have one, an upstream place replaces a place in the COW store: it costs nothing
+    to keep and cannot be freed.
+
+    Returns:
+        How many were inserted.
+    """
+    before = db.total_changes()
+    _insert(db, "INSERT OR IGNORE", values, references)
+    inserted = db.total_changes() - before
+    upstream = references < COW_BASE
+    if inserted < len(values) and upstream.any():
+        rows = _rows(values[upstream], references[upstream])
+        insert_rows(
+            db,
+            "INSERT INTO hashes(hash, kind, target) VALUES ",
+            rows,
+            3,
+            " ON CONFLICT(hash) DO UPDATE SET kind = excluded.kind, target = excluded.target "
+            "WHERE kind = 1",
+        )
+    return inserted
+
+
+def replace(db: apsw.Connection, values: Int64Array, references: Int64Array) -> None:
+    """Overwrite entries, sorted by hash, that are known to exist."""
+    _insert(db, "INSERT OR REPLACE", values, references)
+
+
+def evict(db: apsw.Connection, start: int, excess: int) -> int:
+    """Delete `excess` entries, those that follow the hash `start` in (circular) order of hashes.
+
+    Contents say nothing about hashes, so this is as good as random and touches few pages.
+
+    Returns:
+        The number of deleted entries.
+    """
+    deleted = 0
+    for low, high in ((start, _LARGEST), (-_LARGEST - 1, start)):
+        if deleted < excess:
+            db.execute(
+                "DELETE FROM hashes WHERE hash IN (SELECT hash FROM hashes "
+                "WHERE hash BETWEEN ? AND ? ORDER BY hash LIMIT ?)",
+                (low, high, excess - deleted),
+            )
+            deleted += db.changes()
+    return deleted
+
+
+def count(db: apsw.Connection) -> int:
+    """Return the number of entries. Scans the table."""
+    row = fetch_row(db, "SELECT count(*) FROM hashes")
+    assert row is not None
+    return int(row[0])
+
+
+def _insert(db: apsw.Connection, verb: str, values: Int64Array, references: Int64Array) -> None:
+    head = f"{verb} INTO hashes(hash, kind, target) VALUES "
+    insert_rows(db, head, _rows(values, references), 3)
+
+
+def _rows(values: Int64Array, references: Int64Array) -> list[int]:
+    rows = np.empty((len(values), 3), np.int64)
+    cow = references >= COW_BASE
+    rows[:, 0] = values
+    rows[:, 1] = cow
+    rows[:, 2] = np.where(cow, references - COW_BASE, references)
+    flat: list[int] = rows.ravel().tolist()
+    return flat
