@@ -1,0 +1,268 @@
+"""The COW store: reference counts of its blocks, and which of them may be written.
+
+Owner of allocation: allocating, punching and cutting the tail happen only here, in the thread
+that serves requests.
+
+Invariants:
+- a block is reusable only while its count is 0 in the running, the frozen and the durable map and
+  nobody pins it. A block freed in an epoch becomes reusable when that epoch is durable, unless it
+  was allocated in the same epoch: then no commit ever referred to it;
+- a new reference to a block is made only while its count is above 0, except by `allocate`'s
+  caller for blocks that it was just given.
+"""
+
+from collections.abc import Iterable
+from itertools import islice
+
+import numpy as np
+
+from thincow.engine.free_runs import FreeRuns, Run
+from thincow.engine.runs import Int64Array, merge_numbers
+from thincow.engine.window_cache import FrozenWindow, Window, WindowCache
+from thincow.errors import NoSpaceError
+from thincow.store.cow_file import CowFile
+
+_PUNCH_GRAIN_BYTES = 4096
+"""Filesystems give back whole blocks of this size; smaller holes are no use."""
+
+
+class CowStore:
+    """Counts and free blocks over a `CowFile`."""
+
+    def __init__(
+        self,
+        file: CowFile,
+        counts: WindowCache,
+        block_size: int,
+        end_block: int,
+        max_blocks: int | None,
+    ) -> None:
+        """Start with no known free block below `end_block`, the end of the used part.
+
+        Args:
+            file: where contents go.
+            counts: the reference counts.
+            block_size: bytes in a block.
+            end_block: number of the block after the last used one, in blocks.
+            max_blocks: the file never holds more blocks than this.
+        """
+        self.file = file
+        self.counts = counts
+        self.block_size = block_size
+        self.end_block = end_block
+        self._max_blocks = max_blocks
+        self._holding = FreeRuns()
+        self._empty = FreeRuns()
+        self._freed: list[Int64Array] = []
+        self._pins: dict[int, int] = {}
+        self._deferred: set[int] = set()
+        self._scanned_to = 0
+        self._scan_end = end_block
+
+    def count(self, block: int) -> int:
+        """Return the running reference count of a block."""
+        counts = self.counts
+        return counts.get(block >> counts.shift).cells[block & counts.mask]
+
+    def live_run(self, block: int, limit: int) -> int:
+        """Return how many blocks from `block` on, at most `limit`, are referenced."""
+        done = 0
+        counts = self.counts
+        while done < limit:
+            window = counts.get((block + done) >> counts.shift)
+            begin = (block + done) & counts.mask
+            part = window.values[begin : begin + limit - done]
+            dead = np.flatnonzero(part <= 0)
+            if len(dead):
+                return done + int(dead[0])
+            done += len(part)
+        return done
+
+    def allocate(self, count: int) -> list[Run]:
+        """Hand out blocks to write to, reusable ones first, with space claimed for them.
+
+        Raises:
+            NoSpaceError: when a quota or the filesystem forbids; nothing was handed out then.
+        """
+        runs = self._holding.take(count)
+        missing = count - sum(length for _, length in runs)
+        if missing:
+            more = self._empty.take(missing)
+            runs += more
+            missing -= sum(length for _, length in more)
+        if missing:
+            try:
+                runs.append(self._grow(missing))
+            except NoSpaceError:
+                self.give_back(runs)
+                raise
+        return runs
+
+    def give_back(self, runs: Iterable[Run]) -> None:
+        """Return blocks that were allocated but never referred to."""
+        for start, length in runs:
+            self._make_reusable(start, length)
+
+    def add_references(self, blocks: Int64Array) -> None:
+        """Count one reference more for each entry of an array of block numbers."""
+        for window, positions in self._by_window(blocks):
+            low, high = int(positions.min()), int(positions.max()) + 1
+            self.counts.change(window, low, high)
+            if high - low == len(positions) == len(np.unique(positions)):
+                window.values[low:high] += 1
+            else:
+                np.add.at(window.values, positions, 1)
+
+    def drop_references(self, blocks: Int64Array) -> None:
+        """Count one reference less for each entry; blocks without any are freed."""
+        for window, positions in self._by_window(blocks):
+            low, high = int(positions.min()), int(positions.max()) + 1
+            self.counts.change(window, low, high)
+            np.subtract.at(window.values, positions, 1)
+            positions = np.unique(positions)
+            left = window.values[positions]
+            assert (left >= 0).all(), "reference count below zero"
+            freed = positions[left == 0]
+            if not len(freed):
+                continue
+            assert window.base is not None
+            fresh = window.base[freed] == 0
+            for start, length in merge_numbers(freed[fresh] + window.first_block):
+                self._make_reusable(start, length)
+            if not fresh.all():
+                self._freed.append(freed[~fresh] + window.first_block)
+
+    def preload(self, blocks: Int64Array) -> None:
+        """Load the windows of blocks, so that changing their counts cannot fail."""
+        for number in np.unique(blocks >> self.counts.shift).tolist():
+            self.counts.get(number)
+
+    def pin(self, block: int, length: int) -> None:
+        """Keep blocks from being reused, punched or cut off."""
+        for number in range(block, block + length):
+            self._pins[number] = self._pins.get(number, 0) + 1
+
+    def unpin(self, block: int, length: int) -> None:
+        """Take back one `pin`."""
+        for number in range(block, block + length):
+            left = self._pins[number] - 1
+            if left:
+                self._pins[number] = left
+                continue
+            del self._pins[number]
+            if number in self._deferred:
+                self._deferred.discard(number)
+                self._make_reusable(number, 1)
+
+    def freeze(self) -> tuple[list[FrozenWindow], list[Int64Array]]:
+        """End the epoch; return its changed counts and the blocks that it freed."""
+        freed = self._freed
+        self._freed = []
+        return self.counts.freeze(), freed
+
+    def settle(self, frozen: list[FrozenWindow], freed: list[Int64Array]) -> None:
+        """Make the blocks freed in an epoch reusable: it is durable."""
+        self.counts.settle(frozen)
+        if not freed:
+            return
+        numbers = np.sort(np.concatenate(freed))
+        # What the scan for free blocks has not reached yet is left for it to find.
+        known = (numbers < self._scanned_to) | (numbers >= self._scan_end)
+        for start, length in merge_numbers(numbers[known]):
+            self._make_reusable(start, length)
+
+    def merge_back(self, frozen: list[FrozenWindow], freed: list[Int64Array]) -> None:
+        """Take back an epoch whose commit failed."""
+        self.counts.merge_back(frozen)
+        self._freed = freed + self._freed
+
+    @property
+    def scan_range(self) -> Run | None:
+        """Where free blocks of earlier mounts are still to be looked for: first block, end."""
+        return None if self._scanned_to >= self._scan_end else (self._scanned_to, self._scan_end)
+
+    def add_scanned(self, gaps: Iterable[Run], scanned_to: int) -> None:
+        """Take free runs found in the durable counts below `scanned_to`; no commit may be open."""
+        self._scanned_to = scanned_to
+        for start, length in gaps:
+            self._make_reusable(start, length, holding=False)
+
+    @property
+    def reusable_blocks(self) -> int:
+        """Number of blocks known to be free for reuse at once."""
+        return self._holding.blocks + self._empty.blocks
+
+    @property
+    def holding_bytes(self) -> int:
+        """Bytes of reusable blocks whose space the filesystem has not got back."""
+        return self._holding.blocks * self.block_size
+
+    def punch(self, max_runs: int | None) -> None:
+        """Give back the space of up to `max_runs` reusable runs (None: all), and the free tail.
+
+        Raises:
+            OSError: when the filesystem fails; the blocks stay reusable.
+        """
+        grain = max(1, _PUNCH_GRAIN_BYTES // self.block_size)
+        for start, length in list(islice(self._holding, max_runs)):
+            begin = start - start % grain
+            end = -(-(start + length) // grain) * grain
+            if not self._is_reusable(begin, grain):
+                begin += grain
+            if end > begin and not self._is_reusable(end - grain, grain):
+                end -= grain
+            if end > begin:
+                self.file.punch(begin * self.block_size, (end - begin) * self.block_size)
+            self._holding.remove(start, length)
+            self._empty.add(start, length)
+        self._cut_tail()
+
+    def _cut_tail(self) -> None:
+        end = self.end_block
+        while True:
+            last = self._holding.last_run_before(end) or self._empty.last_run_before(end)
+            if last is None:
+                break
+            end = last[0]
+            self._holding.remove(*last)
+            self._empty.remove(*last)
+        self.end_block = end
+        self.file.truncate(end * self.block_size)
+
+    def _is_reusable(self, start: int, length: int) -> bool:
+        length = min(length, self.end_block - start)
+        return self._holding.overlap(start, length) + self._empty.overlap(start, length) == length
+
+    def _grow(self, count: int) -> Run:
+        start = self.end_block
+        if self._max_blocks is not None and start + count > self._max_blocks:
+            raise NoSpaceError(f"the COW store may hold no more than {self._max_blocks} blocks")
+        self.file.claim((start + count) * self.block_size)
+        self.end_block = start + count
+        return start, count
+
+    def _make_reusable(self, start: int, length: int, *, holding: bool = True) -> None:
+        target = self._holding if holding else self._empty
+        if self._pins:
+            pinned = [block for block in range(start, start + length) if block in self._pins]
+            for block in pinned:
+                self._deferred.add(block)
+                if block > start:
+                    target.add(start, block - start)
+                length -= block + 1 - start
+                start = block + 1
+        if length:
+            target.add(start, length)
+
+    def _by_window(self, blocks: Int64Array) -> list[tuple[Window, Int64Array]]:
+        if not len(blocks):
+            return []
+        counts = self.counts
+        numbers = blocks >> counts.shift
+        first = int(numbers[0])
+        if (numbers == first).all():
+            return [(counts.get(first), blocks & counts.mask)]
+        return [
+            (counts.get(number), blocks[numbers == number] & counts.mask)
+            for number in np.unique(numbers).tolist()
+        ]

@@ -1,0 +1,147 @@
+"""Windows of a table held as arrays, and the epochs of changes to them.
+
+A window is `window_blocks` consecutive values. Its array is never changed once it is shared with
+an epoch: the first change in an epoch replaces it by a copy and keeps the old array as the base
+that the commit's row changes are computed against. So a frozen epoch can be encoded in another
+thread while the next one goes on.
+
+Invariants:
+- a window with uncommitted changes, running or frozen, is never dropped;
+- `get` never drops anything, so that a caller's windows stay the cached ones until `trim`.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+from thincow.engine.runs import Int64Array
+
+LoadWindow = Callable[[int, int], Int64Array]
+"""First block and length of a window -> its durable values."""
+
+
+class Window:
+    """One window. `cells` is a view of `values` for fast access to single ones."""
+
+    __slots__ = ("base", "cells", "first_block", "frozen", "high", "low", "values")
+
+    def __init__(self, first_block: int, values: Int64Array) -> None:
+        """Hold durable values; the window owns the array."""
+        self.first_block = first_block
+        self.values = values
+        self.cells = values.data
+        self.base: Int64Array | None = None
+        self.low = 0
+        self.high = 0
+        self.frozen = False
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenWindow:
+    """Changes of one window in a frozen epoch: values differ from base only in [low, high)."""
+
+    window: Window
+    base: Int64Array
+    values: Int64Array
+    low: int
+    high: int
+
+
+class WindowCache:
+    """Windows by number; a window's number is its first block divided by its size."""
+
+    def __init__(self, load: LoadWindow, window_blocks: int, capacity: int) -> None:
+        """Make an empty cache.
+
+        Args:
+            load: gives a window's durable values.
+            window_blocks: size of a window, a power of two.
+            capacity: how many windows without changes are kept.
+        """
+        self._load = load
+        self._capacity = capacity
+        self._windows: OrderedDict[int, Window] = OrderedDict()
+        self._dirty: dict[int, Window] = {}
+        self._frozen_windows = 0
+        self.window_blocks = window_blocks
+        self.shift = window_blocks.bit_length() - 1
+        self.mask = window_blocks - 1
+
+    @property
+    def dirty_windows(self) -> int:
+        """Number of windows changed in the running epoch."""
+        return len(self._dirty)
+
+    def get(self, number: int) -> Window:
+        """Return a window, loading it when it is not cached."""
+        window = self._windows.get(number)
+        if window is None:
+            first_block = number << self.shift
+            window = Window(first_block, self._load(first_block, self.window_blocks))
+            self._windows[number] = window
+        else:
+            self._windows.move_to_end(number)
+        return window
+
+    def change(self, window: Window, low: int, high: int) -> None:
+        """Announce that positions [low, high) of a window are about to change."""
+        if window.base is None:
+            window.base = window.values
+            window.values = window.values.copy()
+            window.cells = window.values.data
+            window.low = low
+            window.high = high
+            self._dirty[window.first_block >> self.shift] = window
+        else:
+            window.low = min(window.low, low)
+            window.high = max(window.high, high)
+
+    def trim(self) -> None:
+        """Drop the windows used longest ago, as far as they hold no changes."""
+        excess = len(self._windows) - self._capacity - len(self._dirty) - self._frozen_windows
+        if excess <= 0:
+            return
+        # Some more than needed, so that not every request pays for the search.
+        excess += self._capacity // 16
+        clean = (
+            number
+            for number, window in self._windows.items()
+            if window.base is None and not window.frozen
+        )
+        for number in list(islice(clean, excess)):
+            del self._windows[number]
+
+    def freeze(self) -> list[FrozenWindow]:
+        """End the running epoch and return its changes; later ones belong to the next."""
+        frozen = []
+        for window in self._dirty.values():
+            assert window.base is not None
+            assert not window.frozen
+            frozen.append(FrozenWindow(window, window.base, window.values, window.low, window.high))
+            window.base = None
+            window.frozen = True
+        self._dirty = {}
+        self._frozen_windows += len(frozen)
+        return frozen
+
+    def settle(self, frozen: list[FrozenWindow]) -> None:
+        """Note that the changes of a frozen epoch are durable."""
+        self._frozen_windows -= len(frozen)
+        for part in frozen:
+            part.window.frozen = False
+
+    def merge_back(self, frozen: list[FrozenWindow]) -> None:
+        """Make the changes of a frozen epoch, whose commit failed, part of the running one."""
+        self._frozen_windows -= len(frozen)
+        for part in frozen:
+            window = part.window
+            window.frozen = False
+            if window.base is None:
+                # `values` is still the frozen array; nobody else reads it any more.
+                window.low, window.high = part.low, part.high
+                self._dirty[window.first_block >> self.shift] = window
+            else:
+                window.low = min(window.low, part.low)
+                window.high = max(window.high, part.high)
+            window.base = part.base
