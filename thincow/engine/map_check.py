@@ -54,7 +54,8 @@ class Bounds:
         ids = first >> DEVICE_SHIFT
         place = np.clip(np.searchsorted(self._ids, ids), 0, len(self._ids) - 1)
         room = self._blocks[place] - (first & (MAX_DEVICE_BLOCKS - 1))
-        return (self._ids[place] == ids) & (length > 0) & (length <= room)
+        inside: BoolColumn = (self._ids[place] == ids) & (length > 0) & (length <= room)
+        return inside
 
     def in_cowdata(self, first: IntColumn, length: IntColumn) -> BoolColumn:
         """Tell which runs of COW blocks lie inside `cowdata`."""
@@ -65,7 +66,9 @@ class Bounds:
 
     def crosses_window(self, first: IntColumn, length: IntColumn) -> BoolColumn:
         """Tell which runs lie in more than one window; first and length must be in range."""
-        return first // self.window_blocks != (first + length - 1) // self.window_blocks
+        last = first + length - 1
+        crosses: BoolColumn = first // self.window_blocks != last // self.window_blocks
+        return crosses
 
     def place(self, address: int) -> str:
         """Return a block address in words."""

@@ -1,0 +1,166 @@
+"""The read path: contents of virtual blocks, checked, and noted for deduplication.
+
+Nothing is changed before all contents are there; then a call runs through without waiting.
+"""
+
+import logging
+
+from xxhash import xxh3_64_intdigest
+
+from thincow.block_types import COW_BASE
+from thincow.engine.block_map import BlockMap
+from thincow.engine.checksums import Checksums
+from thincow.engine.contents import Contents
+from thincow.engine.device import Device
+from thincow.engine.fetch import Fetch, WouldBlock
+from thincow.engine.hash_index import HashIndex
+from thincow.engine.seen_blocks import SeenBlocks
+from thincow.engine.statistics import Statistics
+from thincow.errors import BlockReadError, ChecksumError
+
+_log = logging.getLogger(__name__)
+
+
+class BlockReader:
+    """Reads bytes of virtual devices."""
+
+    def __init__(
+        self,
+        block_map: BlockMap,
+        contents: Contents,
+        hashes: HashIndex | None,
+        seen: SeenBlocks,
+        checksums: Checksums | None,
+        statistics: Statistics,
+        block_size: int,
+    ) -> None:
+        """Read through a map; `hashes` None notes nothing, `checksums` None checks nothing."""
+        self._map = block_map
+        self._contents = contents
+        self._hashes = hashes
+        self._seen = seen
+        self._checksums = checksums
+        self._statistics = statistics
+        self._block_size = block_size
+        self._scratch = memoryview(bytearray(max(1 << 20, block_size)))
+
+    def read(self, device: Device, offset: int, length: int, fetch: Fetch) -> memoryview:
+        """Read bytes of a device; fewer at its end or before a block that cannot be read.
+
+        Args:
+            device: what to read.
+            offset: in bytes.
+            length: in bytes.
+            fetch: contents read before.
+
+        Returns:
+            A view that is valid until the next call.
+
+        Raises:
+            WouldBlock: when the fetch has to run first.
+            BlockReadError, ChecksumError: when the first block cannot be read.
+        """
+        end = min(offset + length, device.size_bytes)
+        if offset >= end:
+            return self._scratch[:0]
+        size = self._block_size
+        first = offset // size
+        count = (end - 1) // size - first + 1
+        if count * size > len(self._scratch):
+            self._scratch = memoryview(bytearray(count * size))
+        buffer = self._scratch[: count * size]
+        bad = self.load(device, first, count, buffer, fetch)
+        if bad:
+            good = min(bad)
+            if good == 0:
+                raise bad[0]
+            end = min(end, (first + good) * size)
+        skip = offset - first * size
+        return buffer[skip : skip + end - offset]
+
+    def load(
+        self, device: Device, first: int, count: int, buffer: memoryview, fetch: Fetch
+    ) -> dict[int, BlockReadError]:
+        """Put whole blocks of a device, from block `first` of it on, into a buffer.
+
+        Returns:
+            The error of each block (by index from `first`) that cannot be read.
+
+        Raises:
+            WouldBlock: when the fetch has to run first.
+        """
+        size = self._block_size
+        address = device.first_block + first
+        runs = self._map.runs(address, count)
+        errors: dict[int, BlockReadError] = {}
+        at = 0
+        waiting = False
+        for reference, length in runs:
+            into = buffer[at * size : (at + length) * size]
+            bad = self._contents.load(reference, length, into, fetch)
+            if bad is None:
+                waiting = True
+            elif bad:
+                for index in bad:
+                    errors[at + index] = BlockReadError(
+                        f"{device.name}: cannot read byte {(first + at + index) * size}"
+                    )
+            at += length
+        if waiting:
+            raise WouldBlock(fetch)
+        if self._checksums is not None:
+            self._verify(device, first, count, buffer, errors)
+        if self._hashes is not None:
+            self._note(runs, buffer, errors)
+        return errors
+
+    def _verify(
+        self,
+        device: Device,
+        first: int,
+        count: int,
+        buffer: memoryview,
+        errors: dict[int, BlockReadError],
+    ) -> None:
+        assert self._checksums is not None
+        size = self._block_size
+        good_from = 0
+        for stop in [*sorted(errors), count]:
+            if stop > good_from:
+                hashes = hash_blocks(buffer[good_from * size : stop * size], size)
+                start = device.first_block + first + good_from
+                for index in self._checksums.verify(start, hashes):
+                    at = good_from + index
+                    text = f"{device.name}: checksum differs at byte {(first + at) * size}"
+                    _log.error("%s", text)
+                    self._statistics.checksum_errors += 1
+                    errors[at] = ChecksumError(text)
+            good_from = stop + 1
+
+    def _note(
+        self,
+        runs: list[tuple[int, int]],
+        buffer: memoryview,
+        errors: dict[int, BlockReadError],
+    ) -> None:
+        assert self._hashes is not None
+        size = self._block_size
+        at = 0
+        for reference, length in runs:
+            if 0 <= reference < COW_BASE:
+                for start, part in self._seen.unseen(reference, length):
+                    begin = at + start - reference
+                    if errors and any(begin <= bad < begin + part for bad in errors):
+                        continue
+                    blocks = buffer[begin * size : (begin + part) * size]
+                    self._hashes.note(hash_blocks(blocks, size), range(start, start + part))
+                    self._seen.add(start, part)
+            at += length
+
+
+def hash_blocks(data: bytes | memoryview, block_size: int) -> list[int]:
+    """Return the unsigned xxh3_64 of each block of a buffer of whole blocks."""
+    if len(data) == block_size:
+        return [xxh3_64_intdigest(data)]
+    view = memoryview(data)
+    return [xxh3_64_intdigest(view[at : at + block_size]) for at in range(0, len(data), block_size)]

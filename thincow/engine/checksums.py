@@ -1,0 +1,91 @@
+"""Checksums of virtual blocks: what was last written to, or first read from, each of them.
+
+A sum is the low bits of the block's hash. Blocks without a record are unchecked.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from thincow.engine.runs import Int64Array
+from thincow.engine.window_cache import FrozenWindow, WindowCache
+from thincow.store import checksums_table
+from thincow.store.checksums_table import CHUNK_BLOCKS, NO_SUM
+from thincow.store.connection import Connection
+
+_ALL_BITS = 64
+
+
+class Checksums:
+    """Sums by block address, in windows."""
+
+    def __init__(self, windows: WindowCache, bits: int) -> None:
+        """Keep sums of `bits` bits in a cache of windows."""
+        self.windows = windows
+        self.bits = bits
+
+    def record(self, address: int, hashes: Sequence[int]) -> None:
+        """Set the sums of consecutive blocks from their hashes."""
+        self._store(address, self._sums(hashes), only_missing=False)
+
+    def verify(self, address: int, hashes: Sequence[int]) -> list[int]:
+        """Compare consecutive blocks with their sums; record those that have none.
+
+        Returns:
+            The indexes of the blocks that differ.
+        """
+        sums = self._sums(hashes)
+        known = self._load(address, len(sums))
+        differ = (known != NO_SUM) & (known != sums)
+        if (known == NO_SUM).any():
+            self._store(address, sums, only_missing=True)
+        found: list[int] = np.flatnonzero(differ).tolist()
+        return found
+
+    def _sums(self, hashes: Sequence[int]) -> Int64Array:
+        values = np.array(hashes, np.uint64)
+        if self.bits < _ALL_BITS:
+            return (values & np.uint64((1 << self.bits) - 1)).astype(np.int64)
+        sums: Int64Array = values.view(np.int64)
+        sums[sums == NO_SUM] = NO_SUM - 1
+        return sums
+
+    def _load(self, address: int, length: int) -> Int64Array:
+        windows = self.windows
+        parts = []
+        while length > 0:
+            low = address & windows.mask
+            part = min(length, windows.window_blocks - low)
+            parts.append(windows.get(address >> windows.shift).values[low : low + part])
+            address += part
+            length -= part
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _store(self, address: int, sums: Int64Array, *, only_missing: bool) -> None:
+        windows = self.windows
+        while len(sums):
+            low = address & windows.mask
+            part = sums[: windows.window_blocks - low]
+            high = low + len(part)
+            window = windows.get(address >> windows.shift)
+            old = window.values[low:high]
+            new = np.where(old == NO_SUM, part, old) if only_missing else part
+            if (old != new).any():
+                windows.change(window, low, high)
+                window.values[low:high] = new
+            address += len(part)
+            sums = sums[len(part) :]
+
+
+def write(db: Connection, frozen: list[FrozenWindow], bits: int) -> None:
+    """Store the changed chunks of a frozen epoch, in the caller's transaction."""
+    for part in frozen:
+        begin = part.low - part.low % CHUNK_BLOCKS
+        for low in range(begin, part.high, CHUNK_BLOCKS):
+            values = part.values[low : low + CHUNK_BLOCKS]
+            checksums_table.store_chunk(db, part.window.first_block + low, values, bits)
+
+
+def default_window(length: int) -> Int64Array:
+    """Return the values of a window without any record."""
+    return np.full(length, NO_SUM, np.int64)

@@ -1,0 +1,117 @@
+"""One commit: a frozen epoch, and how it becomes durable.
+
+Contents first: `cowdata` is synced before the transaction that refers to it. `run` touches nothing
+that requests use, so it may run in another thread meanwhile.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+from thincow.engine import checksums as checksum_rows
+from thincow.engine import hash_index
+from thincow.engine.hash_index import FrozenHashes
+from thincow.engine.runs import CountCodec, Int64Array, ReferenceCodec, RowChanges, row_changes
+from thincow.engine.window_cache import FrozenWindow
+from thincow.errors import CommitError, StoreFailedError
+from thincow.store import connection, cow_table, extents_table, globals_table
+from thincow.store.cow_file import CowFile
+from thincow.store.database import Database
+
+_SMALL_WINDOWS = 8
+_SMALL_HASHES = 256
+_REFERENCES = ReferenceCodec()
+_COUNTS = CountCodec()
+
+
+@dataclass(slots=True)
+class Epoch:
+    """Changes of one epoch, frozen."""
+
+    references: list[FrozenWindow]
+    counts: list[FrozenWindow]
+    checksums: list[FrozenWindow]
+    freed: list[Int64Array]
+    hashes: FrozenHashes
+
+
+@dataclass(slots=True)
+class Commit:
+    """Makes one epoch durable.
+
+    `entries` is the size of the hash table, before and after. `sync_contents`: contents were
+    written that no sync has covered yet.
+    """
+
+    epoch: Epoch
+    generation: int
+    entries: int
+    capacity: int
+    checksum_bits: int
+    sync_contents: bool
+    cow_file: CowFile
+    database: Database
+    must_run_inline: bool
+    error: CommitError | StoreFailedError | None = field(default=None)
+    is_durable: bool = False
+    seconds: float = 0.0
+
+    @property
+    def is_small(self) -> bool:
+        """Whether running it takes less than handing it to another thread."""
+        if self.must_run_inline:
+            return True
+        epoch = self.epoch
+        windows = len(epoch.references) + len(epoch.counts) + len(epoch.checksums)
+        return windows <= _SMALL_WINDOWS and len(epoch.hashes.staged) <= _SMALL_HASHES
+
+    def run(self) -> None:
+        """Do the slow part, in any one thread. What fails is left in `error`."""
+        begin = time.perf_counter()
+        try:
+            if self.sync_contents:
+                self.cow_file.sync()
+            try:
+                self._write(with_hashes=True)
+            except CommitError:
+                # Hash entries are hints: better lose them than the commit, when space is short.
+                if not self.epoch.hashes.staged:
+                    raise
+                self._write(with_hashes=False)
+            self.is_durable = True
+            self.database.checkpoint_if_due()
+        except (CommitError, StoreFailedError) as error:
+            self.error = error
+        self.seconds = time.perf_counter() - begin
+
+    def _write(self, *, with_hashes: bool) -> None:
+        db = self.database.writer
+        epoch = self.epoch
+        entries = self.entries
+        with connection.transaction(db):
+            for part in epoch.references:
+                extents_table.apply_changes(db, *_flat(_changes_of_references(part)))
+            for part in epoch.counts:
+                cow_table.apply_changes(db, *_flat(_changes_of_counts(part)))
+            checksum_rows.write(db, epoch.checksums, self.checksum_bits)
+            facts: dict[str, str | int] = {"generation": self.generation}
+            if with_hashes and epoch.hashes.staged:
+                entries = hash_index.write(
+                    db, epoch.hashes, self.entries, self.capacity, self.generation
+                )
+                facts["hash_entries"] = entries
+            globals_table.store(db, facts)
+        self.entries = entries
+
+
+def _changes_of_references(part: FrozenWindow) -> RowChanges:
+    first = part.window.first_block
+    return row_changes(_REFERENCES, first, part.base, part.values, part.low, part.high)
+
+
+def _changes_of_counts(part: FrozenWindow) -> RowChanges:
+    first = part.window.first_block
+    return row_changes(_COUNTS, first, part.base, part.values, part.low, part.high)
+
+
+def _flat(changes: RowChanges) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]:
+    return (changes.removed, *changes.upserted)

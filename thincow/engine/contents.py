@@ -1,0 +1,138 @@
+"""Contents of blocks, wherever they are: upstream, in the COW store, or zero.
+
+Also the gate that every new reference passes: what may be referred to at all.
+"""
+
+from collections.abc import Mapping
+
+from thincow.block_types import COW_BASE, DEVICE_SHIFT, ZERO
+from thincow.engine.cow_store import CowStore
+from thincow.engine.device import Device
+from thincow.engine.fetch import Fetch, Wanted
+from thincow.store.disk import Disk
+
+NO_BAD_BLOCKS: frozenset[int] = frozenset()
+
+
+class Contents:
+    """Reads runs of blocks without blocking."""
+
+    def __init__(
+        self, disk: Disk, devices: Mapping[int, Device], cow: CowStore, block_size: int
+    ) -> None:
+        """Read the given devices, by id, and the COW store; `block_size` in bytes."""
+        self._disk = disk
+        self._devices = devices
+        self._cow = cow
+        self._block_size = block_size
+        self._zeros = bytes(1 << 20)
+
+    def new_fetch(self) -> Fetch:
+        """Return an empty fetch for one engine call."""
+        return Fetch(self._disk, self._block_size, self._unpin)
+
+    def referable(self, reference: int, limit: int) -> int:
+        """Return how many blocks from `reference` on, at most `limit`, may be referred to.
+
+        Upstream blocks must exist; COW blocks must be referenced already.
+        """
+        if reference >= COW_BASE:
+            block = reference - COW_BASE
+            if block >= self._cow.end_block:
+                return 0
+            return self._cow.live_run(block, min(limit, self._cow.end_block - block))
+        if reference < 0:
+            return 0
+        device = self._devices.get(reference >> DEVICE_SHIFT)
+        if device is None or device.upstream is None:
+            return 0
+        return max(0, min(limit, device.end_block - reference))
+
+    def load(
+        self, reference: int, length: int, into: memoryview, fetch: Fetch
+    ) -> frozenset[int] | None:
+        """Put the contents of a run of blocks into a buffer.
+
+        Args:
+            reference: of the first block.
+            length: blocks in the run.
+            into: exactly as long as the run.
+            fetch: contents read before; where nothing is found, the run is added to it.
+
+        Returns:
+            Indexes of the blocks that cannot be read; None when the fetch has to run first.
+        """
+        if reference == ZERO:
+            self._fill_zeros(into)
+            return NO_BAD_BLOCKS
+        found = fetch.find(reference, length)
+        if found is not None:
+            into[:] = found[0]
+            if found[1]:
+                self._count_errors(reference, length, found[1])
+            return found[1]
+        wanted = self._locate(reference, length)
+        if wanted is None:
+            self._fill_zeros(into)
+            return frozenset(range(length))
+        available = wanted.length_bytes
+        try:
+            if self._disk.read_cached(wanted.fd, into[:available], wanted.offset_bytes):
+                if available < len(into):
+                    self._fill_zeros(into[available:])
+                return NO_BAD_BLOCKS
+        except OSError:
+            pass  # fetching finds out which blocks are bad
+        self._pin(reference, length)
+        fetch.want(wanted)
+        return None
+
+    def load_if_cached(self, reference: int, into: memoryview) -> bool:
+        """Put the contents of one upstream block into a buffer if that takes no disk access."""
+        wanted = self._locate(reference, 1)
+        if wanted is None or wanted.length_bytes < len(into):
+            return False
+        try:
+            return self._disk.read_cached(wanted.fd, into, wanted.offset_bytes)
+        except OSError:
+            return False
+
+    def _locate(self, reference: int, length: int) -> Wanted | None:
+        size = self._block_size
+        if reference >= COW_BASE:
+            return Wanted(
+                reference,
+                length,
+                self._cow.file.fd,
+                (reference - COW_BASE) * size,
+                length * size,
+            )
+        device = self._devices.get(reference >> DEVICE_SHIFT)
+        if device is None or device.upstream is None:
+            return None
+        offset = (reference - device.first_block) * size
+        available = min(length * size, device.upstream.size_bytes - offset)
+        if available <= (length - 1) * size:
+            return None
+        device.stats.upstream_reads += 1
+        return Wanted(reference, length, device.upstream.fd, offset, available)
+
+    def _count_errors(self, reference: int, length: int, bad: frozenset[int]) -> None:
+        if reference < COW_BASE:
+            device = self._devices[reference >> DEVICE_SHIFT]
+            device.stats.upstream_read_errors += sum(1 for index in bad if index < length)
+
+    def _fill_zeros(self, into: memoryview) -> None:
+        done = 0
+        while done < len(into):
+            part = min(len(into) - done, len(self._zeros))
+            into[done : done + part] = self._zeros[:part]
+            done += part
+
+    def _pin(self, reference: int, length: int) -> None:
+        if reference >= COW_BASE:
+            self._cow.pin(reference - COW_BASE, length)
+
+    def _unpin(self, reference: int, length: int) -> None:
+        if reference >= COW_BASE:
+            self._cow.unpin(reference - COW_BASE, length)

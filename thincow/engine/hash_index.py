@@ -1,0 +1,141 @@
+"""Where contents were seen: hash -> reference, staged in memory, then in the table.
+
+Entries are hints. A lookup says where a content may be; the caller compares. Hashes are unsigned
+in memory and signed in the database.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from xxhash import xxh3_64_intdigest
+
+from thincow.engine.runs import Int64Array
+from thincow.store import hashes_table
+from thincow.store.connection import Connection
+
+_SIGN = 1 << 63
+_MODULUS = 1 << 64
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenHashes:
+    """Entries of a frozen epoch; those in `replacing` are known to be in the table."""
+
+    staged: dict[int, int]
+    replacing: set[int]
+
+
+class HashIndex:
+    """Lookups for the thread that serves requests; `write` is for whoever commits."""
+
+    def __init__(self, reader: Connection, block_size: int, capacity: int) -> None:
+        """Look up in the table through `reader`; the table holds at most `capacity` entries."""
+        self._reader = reader
+        self._staged: dict[int, int] = {}
+        self._replacing: set[int] = set()
+        self._frozen: dict[int, int] = {}
+        self.capacity = capacity
+        self.zero_hash: int = xxh3_64_intdigest(bytes(block_size))
+
+    @property
+    def staged_entries(self) -> int:
+        """Number of entries that wait for the next commit."""
+        return len(self._staged)
+
+    def lookup(self, value: int) -> int | None:
+        """Return the reference recorded for a hash."""
+        found = self._staged.get(value)
+        if found is None:
+            found = self._frozen.get(value)
+        if found is None:
+            found = hashes_table.lookup(self._reader, value - _MODULUS if value >= _SIGN else value)
+        return found
+
+    def lookup_many(self, values: Sequence[int]) -> dict[int, int]:
+        """Return hash -> reference for those hashes that are known."""
+        staged, frozen = self._staged, self._frozen
+        unknown = [value for value in values if value not in staged and value not in frozen]
+        found = {}
+        if unknown:
+            stored = hashes_table.lookup_many(self._reader, _signed(unknown))
+            found = {key % _MODULUS: reference for key, reference in stored.items()}
+        if len(unknown) < len(values):
+            for value in values:
+                reference = staged.get(value)
+                if reference is None:
+                    reference = frozen.get(value)
+                if reference is not None:
+                    found[value] = reference
+        return found
+
+    def note(self, values: Iterable[int], references: Iterable[int]) -> None:
+        """Record that contents with these hashes are at these references."""
+        self._staged.update(zip(values, references, strict=True))
+        self._staged.pop(self.zero_hash, None)
+
+    def note_stale(self, value: int) -> None:
+        """Record that the table's entry for a hash leads to other contents: replace it."""
+        self._replacing.add(value)
+
+    def freeze(self) -> FrozenHashes:
+        """End the epoch and return its entries."""
+        frozen = FrozenHashes(self._staged, self._replacing)
+        self._frozen = self._staged
+        self._staged = {}
+        self._replacing = set()
+        return frozen
+
+    def settle(self) -> None:
+        """Note that the frozen entries are in the table."""
+        self._frozen = {}
+
+    def merge_back(self, frozen: FrozenHashes) -> None:
+        """Take back the entries of an epoch whose commit failed."""
+        self._frozen = {}
+        self._staged = frozen.staged | self._staged
+        self._replacing |= frozen.replacing
+
+
+def write(
+    db: Connection, frozen: FrozenHashes, entries: int, capacity: int, generation: int
+) -> int:
+    """Put the entries of an epoch into the table, in the caller's transaction.
+
+    Args:
+        db: the writing connection.
+        frozen: the entries.
+        entries: number of entries in the table before.
+        capacity: number of entries that it may hold.
+        generation: of the commit; it decides where eviction starts.
+
+    Returns:
+        The number of entries in the table afterwards.
+    """
+    replacing = sorted_entries(
+        {value: frozen.staged[value] for value in frozen.replacing if value in frozen.staged}
+    )
+    fresh = sorted_entries(
+        {value: ref for value, ref in frozen.staged.items() if value not in frozen.replacing}
+        if frozen.replacing
+        else frozen.staged
+    )
+    for values, references in (replacing, fresh):
+        entries += hashes_table.insert_new(db, values, references)
+    hashes_table.replace(db, *replacing)
+    if entries > capacity:
+        start = xxh3_64_intdigest(generation.to_bytes(8, "little")) - _SIGN
+        entries -= hashes_table.evict(db, start, entries - capacity)
+    return entries
+
+
+def sorted_entries(entries: dict[int, int]) -> tuple[Int64Array, Int64Array]:
+    """Return signed hashes in ascending order and their references."""
+    values = _signed(list(entries))
+    references = np.fromiter(entries.values(), np.int64, len(entries))
+    order = np.argsort(values)
+    return values[order], references[order]
+
+
+def _signed(values: Sequence[int]) -> Int64Array:
+    return np.array(values, np.uint64).view(np.int64)

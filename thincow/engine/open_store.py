@@ -1,0 +1,260 @@
+"""Opens a store: everything is checked before anything is created or changed.
+
+The composition root: it only builds. Order: upstream, directories, halves, database, identity of
+upstream; then one commit that says that the store is open.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from thincow.engine import fsck, hash_index
+from thincow.engine.device import Device
+from thincow.engine.hash_index import FrozenHashes
+from thincow.engine.options import HASH_ENTRY_BYTES, StoreOptions
+from thincow.engine.store_files import (
+    StorePaths,
+    create_store,
+    open_metadata,
+    paths_of,
+    require_halves_match,
+    require_same_choices,
+    store_exists,
+)
+from thincow.engine.upstream_check import CheckedDevice, DeviceState, check_upstreams
+from thincow.errors import ConfigurationError, CorruptStoreError
+from thincow.store import (
+    checksums_table,
+    connection,
+    devices_table,
+    extents_table,
+    globals_table,
+)
+from thincow.store import database as database_file
+from thincow.store.block_devices import refuse_data_on_served_device, refuse_overlaps
+from thincow.store.cow_file import CowFile
+from thincow.store.database import Database
+from thincow.store.disk import Disk
+from thincow.store.globals_table import Globals
+from thincow.store.label import LabelFile
+from thincow.store.locks import DirectoryLock, lock_directories
+from thincow.store.migrations import migrate
+from thincow.store.upstream import (
+    Upstream,
+    UpstreamFile,
+    refuse_store_among_upstreams,
+    require_addressable,
+    scan,
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class OpenStore:
+    """Everything that is open. `label` is None for a read-only store."""
+
+    paths: StorePaths
+    database: Database
+    facts: Globals
+    cow_file: CowFile
+    label: LabelFile | None
+    locks: list[DirectoryLock]
+    devices: list[Device]
+
+    def close(self, *, keep_log: bool = False) -> None:
+        """Close all files and let others have the store."""
+        with ExitStack() as stack:
+            for lock in self.locks:
+                stack.callback(lock.release)
+            for device in self.devices:
+                if device.upstream is not None:
+                    stack.callback(device.upstream.close)
+            stack.callback(self.cow_file.close)
+            if self.label is not None:
+                stack.callback(self.label.close)
+            self.database.close(keep_log=keep_log)
+
+
+def open_store(options: StoreOptions, disk: Disk) -> OpenStore:
+    """Open or create the store that the options name.
+
+    Raises:
+        ThincowError: when anything forbids; then nothing was created or changed.
+    """
+    connection.require_fixed_sqlite()
+    connection.set_temp_dir(options.temp_dir)
+    files = _examine_upstream(options)
+    paths = paths_of(options)
+    _require_usable_directories(paths, options, files)
+    with ExitStack() as stack:
+        upstreams = []
+        for file in files:
+            upstream = Upstream(disk, file)
+            stack.callback(upstream.close)
+            upstreams.append(upstream)
+        if options.check and store_exists(disk, paths):
+            _require_sound(paths)
+        locks: list[DirectoryLock] = []
+        exists = store_exists(disk, paths)
+        if exists or all(directory.is_dir() for directory in paths.directories):
+            locks = lock_directories(paths.directories, exclusive=not options.read_only)
+            stack.callback(_release, locks)
+            exists = store_exists(disk, paths)
+        if not exists and options.read_only:
+            raise ConfigurationError(f"there is no store in {paths.data_dir} to mount read-only")
+        if not exists:
+            require_addressable(files, options.block_size or 4096)
+            memory = create_store(disk, paths, options)
+            if not locks:
+                locks = lock_directories(paths.directories, exclusive=True)
+                stack.callback(_release, locks)
+            if memory is not None:
+                database = Database(memory, memory, None)
+            else:
+                database = open_metadata(paths, options)
+        else:
+            database = open_metadata(paths, options)
+        with _closing_on_error(paths, database):
+            store = _assemble(options, disk, paths, database, upstreams, locks)
+        stack.pop_all()
+        return store
+
+
+def _examine_upstream(options: StoreOptions) -> list[UpstreamFile]:
+    if options.upstream_dir is None:
+        raise ConfigurationError("an upstream directory is needed: give --upstream")
+    files = scan(options.upstream_dir)
+    refuse_overlaps((file.name, file.resolved_path) for file in files)
+    return files
+
+
+def _require_usable_directories(
+    paths: StorePaths, options: StoreOptions, files: list[UpstreamFile]
+) -> None:
+    assert options.upstream_dir is not None
+    for directory in paths.directories:
+        if directory.exists() and not directory.is_dir():
+            raise ConfigurationError(f"{directory} is not a directory")
+        existing = directory if directory.is_dir() else directory.absolute().parent
+        if not existing.is_dir():
+            raise ConfigurationError(f"directory {existing} does not exist")
+        mode = os.R_OK | os.X_OK | (0 if options.read_only else os.W_OK)
+        if not os.access(existing, mode):
+            raise ConfigurationError(f"directory {existing} is not writable")
+    refuse_store_among_upstreams(paths.directories, options.upstream_dir, files)
+    refuse_data_on_served_device(
+        paths.directories, [(file.name, file.resolved_path) for file in files]
+    )
+    if options.temp_dir is not None and not os.access(options.temp_dir, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"temporary directory {options.temp_dir} is not writable")
+
+
+def _require_sound(paths: StorePaths) -> None:
+    assert paths.database is not None
+    report = fsck.check(paths.data_dir, paths.database.parent)
+    if report.findings:
+        raise CorruptStoreError(
+            f"the store in {paths.data_dir} has {len(report.findings)} problem(s): "
+            "run 'thincow fsck' to see them"
+        )
+
+
+def _assemble(
+    options: StoreOptions,
+    disk: Disk,
+    paths: StorePaths,
+    database: Database,
+    upstreams: list[Upstream],
+    locks: list[DirectoryLock],
+) -> OpenStore:
+    where = paths.database or Path("metadata")
+    if not options.read_only:
+        migrate(database.writer, where)
+    facts = database_file.validate(database.reader, where)
+    if not facts.clean:
+        database_file.quick_check(database.reader, where)
+    if paths.database is not None:
+        require_halves_match(disk, paths, facts)
+    require_same_choices(options, facts)
+    require_addressable([upstream.file for upstream in upstreams], facts.block_size)
+    verdict = check_upstreams(
+        devices_table.load(database.reader),
+        devices_table.load_fingerprints(database.reader),
+        upstreams,
+        facts.block_size,
+        disk,
+        lambda address: extents_table.is_referenced(database.reader, address, facts.window_blocks),
+        options.force,
+    )
+    for warning in verdict.warnings:
+        _log.warning("%s", warning)
+    by_name = {upstream.file.name: upstream for upstream in upstreams}
+    devices = [
+        Device(checked.row, by_name.get(checked.row.name), facts.block_size)
+        for checked in verdict.devices
+    ]
+    cow_file = CowFile(disk, paths.data_dir, read_only=options.read_only)
+    try:
+        label = None
+        if not options.read_only:
+            facts = _mark_open(options, database, facts, list(verdict.devices))
+            label = LabelFile(disk, paths.data_dir, facts.store_id)
+            label.write(facts.generation)
+    except BaseException:
+        cow_file.close()
+        raise
+    connection.limit_size(database.writer, options.max_metadata_bytes)
+    return OpenStore(paths, database, facts, cow_file, label, locks, devices)
+
+
+def _mark_open(
+    options: StoreOptions, database: Database, facts: Globals, devices: list[CheckedDevice]
+) -> Globals:
+    """Commit that the store is open, and what was found upstream."""
+    bits = facts.checksum_bits if options.checksum_bits is None else options.checksum_bits
+    capacity = max(1, options.hash_table_bytes // HASH_ENTRY_BYTES)
+    db = database.writer
+    with connection.transaction(db):
+        if bits != facts.checksum_bits:
+            checksums_table.clear(db)
+        entries = facts.hash_entries
+        generation = facts.generation + 1
+        if entries > capacity:
+            entries = hash_index.write(db, FrozenHashes({}, set()), entries, capacity, generation)
+        for device in devices:
+            if not device.is_recorded and device.state != DeviceState.MISSING:
+                devices_table.store(db, [device.row])
+                first = device.row.id << 40
+                devices_table.store_fingerprints(db, first, first + (1 << 40), device.fingerprints)
+        globals_table.store(
+            db,
+            {
+                "generation": generation,
+                "clean": 0,
+                "hash_entries": entries,
+                "checksum_bits": bits,
+            },
+        )
+    return globals_table.load(db)
+
+
+@contextmanager
+def _closing_on_error(paths: StorePaths, database: Database) -> Iterator[None]:
+    """Close the database when the body fails, leaving an unmerged log as it was found."""
+    log = None if paths.database is None else Path(f"{paths.database}-wal")
+    had_log = log is not None and log.exists() and log.stat().st_size > 0
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            database.close(keep_log=had_log)
+        raise
+
+
+def _release(locks: list[DirectoryLock]) -> None:
+    for lock in locks:
+        lock.release()
