@@ -115,9 +115,9 @@ def open_store(options: StoreOptions, disk: Disk) -> OpenStore:
             if memory is not None:
                 database = Database(memory, memory, None)
             else:
-                database = open_metadata(paths, options)
+                database = open_metadata(disk, paths, options)
         else:
-            database = open_metadata(paths, options)
+            database = open_metadata(disk, paths, options)
         with _closing_on_error(paths, database):
             store = _assemble(options, disk, paths, database, upstreams, locks)
         stack.pop_all()

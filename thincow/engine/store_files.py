@@ -109,7 +109,7 @@ def create_store(disk: Disk, paths: StorePaths, options: StoreOptions) -> Connec
         ) from error
 
 
-def open_metadata(paths: StorePaths, options: StoreOptions) -> Database:
+def open_metadata(disk: Disk, paths: StorePaths, options: StoreOptions) -> Database:
     """Open the database of an existing store as the options want it.
 
     Raises:
@@ -123,6 +123,7 @@ def open_metadata(paths: StorePaths, options: StoreOptions) -> Database:
             paths.database,
             checkpoint_bytes=options.tuning.checkpoint_wal_bytes,
             temp_in_memory=options.temp_dir is None,
+            vfs=disk.sqlite_vfs,
         )
     except (DatabaseError, OSError) as error:
         raise CorruptStoreError(

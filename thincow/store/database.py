@@ -45,6 +45,7 @@ class Database:
         reader: apsw.Connection,
         path: Path | None,
         checkpoint_bytes: int = 0,
+        vfs: str | None = None,
     ) -> None:
         """Own two open connections to the database at `path` (None: in memory, or a copy).
 
@@ -53,6 +54,7 @@ class Database:
         self.writer = writer
         self.reader = reader
         self.path = path
+        self._vfs = vfs
         self._log_pages = 0
         self._checkpoint_pages = 0
         if writer is not reader:
@@ -69,9 +71,10 @@ class Database:
 
         A database in memory is copied, since it has only one connection.
         """
-        if self.path is not None:
-            return open_connection(self.path, read_only=True)
-        return copy_to_memory(self.reader)
+        if self.path is None:
+            return copy_to_memory(self.reader)
+        immutable = self.writer is self.reader
+        return open_connection(self.path, read_only=True, immutable=immutable, vfs=self._vfs)
 
     def checkpoint_if_due(self) -> None:
         """Merge a long write-ahead log; a full disk only puts it off. By whoever commits.
@@ -101,18 +104,15 @@ class Database:
             self.writer.close()
 
 
-def create(
-    disk: Disk, path: Path | None, facts: Globals, *, vfs: str | None = None
-) -> apsw.Connection | None:
+def create(disk: Disk, path: Path | None, facts: Globals) -> apsw.Connection | None:
     """Make a database with the schema of today.
 
     A file appears under its name only when it is complete and durable.
 
     Args:
-        disk: for what SQLite does not do itself.
+        disk: for what SQLite does not do itself, and its VFS.
         path: where; None makes one in memory and returns its connection.
         facts: the first contents of the table `globals`.
-        vfs: SQLite VFS to use instead of the system's.
 
     Raises:
         CommitError, StoreFailedError: when the file cannot be written.
@@ -126,7 +126,7 @@ def create(
         if leftover.exists():
             disk.unlink(leftover)
     disk.close(disk.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    db = open_connection(unfinished, create=True, vfs=vfs)
+    db = open_connection(unfinished, create=True, vfs=disk.sqlite_vfs)
     try:
         _fill(db, facts)
         db.pragma("journal_mode", "WAL")
@@ -158,7 +158,7 @@ def open_database(
     except apsw.Error:
         writer.close()
         raise
-    return Database(writer, reader, path, checkpoint_bytes)
+    return Database(writer, reader, path, checkpoint_bytes, vfs)
 
 
 def open_read_only(path: Path, temp_dir: Path | None = None) -> Database:
@@ -174,7 +174,7 @@ def open_read_only(path: Path, temp_dir: Path | None = None) -> Database:
     log = path.with_name(path.name + "-wal")
     if not log.exists() or log.stat().st_size == 0:
         db = open_connection(path, read_only=True, immutable=True)
-        return Database(db, db, path=None)
+        return Database(db, db, path)
     with tempfile.TemporaryDirectory(prefix="thincow-", dir=temp_dir or _memory_dir()) as copy_dir:
         copy = Path(copy_dir) / path.name
         shutil.copyfile(path, copy)

@@ -21,6 +21,9 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 class Disk:
     """System calls on files, by file descriptor; offsets and lengths in bytes."""
 
+    sqlite_vfs: str | None = None
+    """Name of the SQLite VFS through which the database is opened; None is the system's."""
+
     def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
         """Open a file, close-on-exec, and return its descriptor."""
         return os.open(path, flags | os.O_CLOEXEC, mode)
