@@ -84,3 +84,9 @@ def test_fsck_of_store_in_use_names_the_holder(store: Path) -> None:
     assert (status, out) == (3, "")
     assert str(os.getpid()) in err
     assert len(err.splitlines()) == 1
+
+
+def test_fsck_help_shows_an_example_on_its_own_line() -> None:
+    status, out, _ = run("--help")
+    assert status == 0
+    assert "  Example:\n    thincow fsck --data-dir store\n" in out

@@ -38,7 +38,7 @@ EXIT_NOT_EXAMINED = 3
 def fsck(
     data_dir: Path, metadata_dir: Path | None, upstream_dir: Path | None, as_json: bool
 ) -> None:
-    r"""Check a store that is not mounted, changing nothing.
+    """Check a store that is not mounted, changing nothing.
 
     Looks at the files, the database, the block map, and whether the counts of references are
     right. Contents of blocks are not read.
@@ -49,7 +49,7 @@ def fsck(
     \b
     Example:
       thincow fsck --data-dir store
-    """
+    """  # noqa: D301 - click wants the control character itself
     from thincow.engine.fsck import check
 
     interactive = sys.stderr.isatty() and not as_json
