@@ -1,0 +1,137 @@
+"""When commits happen and who waits for them.
+
+One commit at a time. Whoever asks for durability is served by a commit that was frozen after the
+request; all who ask while one runs share the next one. Reads and writes go on meanwhile.
+
+Invariants:
+
+* between `freeze` and `finish` of one commit no other begins: both happen under `_running`;
+* a commit is never abandoned: once frozen it is finished, also when the task is cancelled.
+"""
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from thincow.engine.commit import Commit
+from thincow.engine.engine import Engine
+from thincow.errors import RequestError, StoreFailedError
+
+_log = logging.getLogger(__name__)
+
+_INLINE_LIMIT_S: Final = 0.003
+"""A small commit runs in the event loop only while commits are quicker than this."""
+
+_RETRY_PAUSE_S: Final = 1.0
+"""Least time between a failed commit and the next that nobody waits for."""
+
+
+class CommitScheduler:
+    """Starts the commits of one engine."""
+
+    def __init__(self, engine: Engine, interval_s: float) -> None:
+        self._engine = engine
+        self._interval_s = interval_s
+        self._running = trio.Lock()
+        self._limiter = trio.CapacityLimiter(1)
+        self._due = trio.Event()
+        self._started = 0
+        self._error: RequestError | None = None
+        self._last_duration_s = 0.0
+
+    async def run(self) -> None:
+        """Commit when changes have waited long enough or have become many; never returns."""
+        while True:
+            with trio.move_on_after(self._interval_s):
+                await self._due.wait()
+            if self._error is not None:
+                await trio.sleep(min(_RETRY_PAUSE_S, self._interval_s))
+            self._due = trio.Event()
+            if self._engine.is_dirty and not self._engine.failed:
+                await self._commit_in_background()
+
+    def note_write(self) -> None:
+        """Tell that something was written: starts a commit when one is due."""
+        if self._engine.commit_due:
+            self._due.set()
+
+    async def sync(self) -> None:
+        """Return when everything written before the call is in a durable commit.
+
+        Raises:
+            RequestError: when that commit failed.
+        """
+        if self._engine.read_only:
+            return
+        wanted = self._started + 1
+        async with self._running:
+            if self._started < wanted:
+                await self._commit()
+            elif self._error is not None:
+                raise self._error
+
+    async def wait_for_room(self) -> None:
+        """Hold a writer back while too much is uncommitted.
+
+        Raises:
+            RequestError: when the commit that should make room failed.
+        """
+        while self._engine.must_wait:
+            await self.sync()
+
+    @asynccontextmanager
+    async def no_commit_running(self) -> AsyncIterator[None]:
+        """Keep commits from starting inside the block, after the running one has ended."""
+        async with self._running:
+            yield
+
+    async def _commit_in_background(self) -> None:
+        known = self._error
+        try:
+            await self.sync()
+        except RequestError as error:
+            # Retried at every turn of the timer: say it once, not every few seconds.
+            if known is None or str(known) != str(error):
+                _log.error("commit failed: %s", error)
+        except Exception:  # noqa: BLE001 - the timer must go on
+            _log.exception("commit failed unexpectedly")
+        else:
+            if known is not None:
+                _log.warning("commits succeed again")
+
+    async def _commit(self) -> None:
+        """Freeze, run and finish one commit; the caller holds `_running`."""
+        engine = self._engine
+        self._started += 1
+        # Whoever shares this commit must not take a surprise in here for success.
+        self._error = StoreFailedError("a commit ended unexpectedly; see the log")
+        try:
+            if engine.failed:
+                raise StoreFailedError("the store has failed in this mount; see the log")
+            commit = engine.freeze()
+            if commit is not None:
+                await self._run(commit)
+                engine.finish(commit)
+        except RequestError as error:
+            self._error = error
+            raise
+        self._error = None
+
+    async def _run(self, commit: Commit) -> None:
+        if commit.is_small and self._last_duration_s < _INLINE_LIMIT_S:
+            self._last_duration_s = _timed_run(commit)
+            return
+        with trio.CancelScope(shield=True):
+            self._last_duration_s = await trio.to_thread.run_sync(
+                _timed_run, commit, limiter=self._limiter
+            )
+
+
+def _timed_run(commit: Commit) -> float:
+    began = time.monotonic()
+    commit.run()
+    return time.monotonic() - began

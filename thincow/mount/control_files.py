@@ -1,0 +1,114 @@
+"""The virtual files: statistics, dumps for debugging, and /flush.
+
+Each is rendered when it is opened, so that one handle sees one state. Large ones are written to a
+temporary file from a snapshot of the database, in a worker thread. They are not cached by the
+kernel, and their size is shown as 0, as that of files in /proc.
+"""
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Final
+
+import pyfuse3
+import trio
+
+from thincow.engine import reports
+from thincow.engine.engine import Engine
+from thincow.mount.commit_scheduler import CommitScheduler
+from thincow.mount.inode_tree import ControlKind
+from thincow.store.snapshot import Snapshot
+
+_MAX_RENDERED_AT_ONCE: Final = 2
+
+
+class ControlHandle:
+    """One open virtual file with its content."""
+
+    def __init__(self, handle: int, content: IO[bytes]) -> None:
+        self.info = pyfuse3.FileInfo(fh=handle, direct_io=True, keep_cache=False)
+        self._content = content
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Read from the state at the time of opening."""
+        self._content.seek(offset)
+        return self._content.read(length)
+
+    async def write(self, _offset: int, _data: bytes) -> int:
+        """Refuse: there are no commands yet."""
+        raise pyfuse3.FUSEError(errno.ENOTSUP)
+
+    async def sync(self) -> None:
+        """Do nothing: there is nothing to make durable."""
+
+    def close(self) -> None:
+        """Drop the content."""
+        self._content.close()
+
+
+class ControlFiles:
+    """Renders the virtual files of one engine."""
+
+    def __init__(self, engine: Engine, scheduler: CommitScheduler) -> None:
+        self._engine = engine
+        self._scheduler = scheduler
+        self._limiter = trio.CapacityLimiter(_MAX_RENDERED_AT_ONCE)
+        self._from_snapshot: dict[ControlKind, Callable[[Snapshot], Iterable[str]]] = {
+            ControlKind.STATS_FULL: self._stats_full,
+            ControlKind.EXTENTS: reports.extents_text,
+            ControlKind.COW: reports.cow_text,
+            ControlKind.HASH_TABLE: reports.hash_table_text,
+        }
+
+    async def open(self, kind: ControlKind, handle: int) -> ControlHandle:
+        """Render a file.
+
+        Raises:
+            RequestError: when changes must be committed first and cannot be.
+        """
+        if kind in self._from_snapshot:
+            return ControlHandle(handle, await self._render(self._from_snapshot[kind]))
+        if kind is ControlKind.STATS:
+            text = reports.stats_text(self._engine)
+        elif kind is ControlKind.PID:
+            text = f"{os.getpid()}\n"
+        else:
+            text = f"{self._engine.status()}\n"
+        return ControlHandle(handle, BytesIO(text.encode(errors="surrogateescape")))
+
+    async def _render(self, report: Callable[[Snapshot], Iterable[str]]) -> IO[bytes]:
+        await self._scheduler.sync()
+        # The snapshot commits what came in since, which is little, and must be the only one to.
+        async with self._scheduler.no_commit_running():
+            snapshot = self._engine.snapshot()
+        return await trio.to_thread.run_sync(
+            _write_out, report, snapshot, self._engine.options.temp_dir, limiter=self._limiter
+        )
+
+    def _stats_full(self, snapshot: Snapshot) -> Iterator[str]:
+        yield reports.stats_full_text(self._engine, snapshot)
+
+
+def _write_out(
+    report: Callable[[Snapshot], Iterable[str]], snapshot: Snapshot, temp_dir: Path | None
+) -> IO[bytes]:
+    try:
+        content = _temporary_file(temp_dir)
+        try:
+            for text in report(snapshot):
+                content.write(text.encode(errors="surrogateescape"))
+        except BaseException:
+            content.close()
+            raise
+        return content
+    finally:
+        snapshot.close()
+
+
+def _temporary_file(temp_dir: Path | None) -> IO[bytes]:
+    if temp_dir is not None:
+        return tempfile.TemporaryFile(dir=temp_dir)
+    return os.fdopen(os.memfd_create("thincow-report"), "w+b")

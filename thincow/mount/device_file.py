@@ -1,0 +1,202 @@
+"""Reading and writing the files under /devs.
+
+The engine answers from memory and the page cache at once; when content must come from a slow disk
+it raises `WouldBlock`, the content is fetched in a worker thread, and the request is made again.
+Other requests run between the attempts, which is safe: each attempt looks everything up anew.
+"""
+
+import errno
+import logging
+import os
+import time
+from typing import Final
+
+import pyfuse3
+import trio
+
+from thincow.engine.device import Device
+from thincow.engine.engine import Engine
+from thincow.engine.fetch import Fetch, WouldBlock
+from thincow.errors import BlockReadError, PastEndError, RequestError
+from thincow.mount.commit_scheduler import CommitScheduler
+from thincow.mount.inode_tree import Node
+
+_log = logging.getLogger(__name__)
+
+_MAX_FETCHES: Final = 16
+"""Slow reads under way at a time; apart from trio's shared limit, so that commits never queue."""
+
+
+class PageCacheInvalidator:
+    """Makes the kernel forget what it caches of a file, so that clients see what is stored.
+
+    The kernel waits for requests on the same pages, which the event loop must go on answering, so
+    this happens in a thread, and never before the failed request was answered.
+    """
+
+    def __init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[int](64)
+
+    def request(self, inode: int) -> None:
+        """Ask for a file's cached content to be dropped."""
+        try:
+            self._send.send_nowait(inode)
+        except trio.WouldBlock:
+            _log.debug("inode %d: too many invalidations waiting", inode)
+
+    async def run(self) -> None:
+        """Drop what was asked for, until cancelled."""
+        async for inode in self._receive:
+            try:
+                await trio.to_thread.run_sync(
+                    pyfuse3.invalidate_inode, inode, abandon_on_cancel=True
+                )
+            except OSError as error:
+                _log.debug("inode %d could not be invalidated: %s", inode, error)
+
+
+class DeviceFiles:
+    """Serves requests on device files of one engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        scheduler: CommitScheduler,
+        invalidator: PageCacheInvalidator,
+        *,
+        direct_io: bool,
+    ) -> None:
+        self._engine = engine
+        self._scheduler = scheduler
+        self._invalidator = invalidator
+        self._direct_io = direct_io
+        self._limiter = trio.CapacityLimiter(_MAX_FETCHES)
+
+    def open(self, node: Node, handle: int, flags: int) -> "DeviceHandle":
+        """Open a device file; O_TRUNC is ignored, as a block device does."""
+        assert node.device is not None
+        # With the page cache the kernel itself sends an fsync after each write of such a file.
+        syncs = self._direct_io and bool(flags & (os.O_SYNC | os.O_DSYNC))
+        info = pyfuse3.FileInfo(
+            fh=handle, direct_io=self._direct_io, keep_cache=not self._direct_io
+        )
+        return DeviceHandle(self, node, node.device, info, syncs=syncs)
+
+    async def read(self, device: Device, offset: int, length: int) -> bytes | memoryview:
+        """Read; a view is valid only until the next call of the engine.
+
+        Raises:
+            RequestError: as the engine does.
+        """
+        device.stats.fuse_reads += 1
+        try:
+            return self._engine.read(device, offset, length)
+        except WouldBlock as blocked:
+            fetch: Fetch = blocked.fetch
+        try:
+            while True:
+                await trio.to_thread.run_sync(fetch.run, limiter=self._limiter)
+                try:
+                    return self._engine.read(device, offset, length, fetch)
+                except WouldBlock as blocked:
+                    fetch = blocked.fetch
+        finally:
+            fetch.release()
+
+    async def write(self, node: Node, device: Device, offset: int, data: bytes) -> int:
+        """Write, held back while too much is uncommitted; return the number of bytes taken.
+
+        Raises:
+            RequestError: as the engine does.
+        """
+        device.stats.fuse_writes += 1
+        try:
+            if self._engine.must_wait:
+                await self._scheduler.wait_for_room()
+            taken = await self._write(device, offset, data)
+        except PastEndError:
+            raise
+        except RequestError:
+            self._forget_cached(node)
+            raise
+        self._scheduler.note_write()
+        return taken
+
+    async def _write(self, device: Device, offset: int, data: bytes) -> int:
+        try:
+            return self._engine.write(device, offset, data)
+        except WouldBlock as blocked:
+            fetch: Fetch = blocked.fetch
+        try:
+            while True:
+                await trio.to_thread.run_sync(fetch.run, limiter=self._limiter)
+                try:
+                    return self._engine.write(device, offset, data, fetch)
+                except WouldBlock as blocked:
+                    fetch = blocked.fetch
+        finally:
+            fetch.release()
+
+    async def sync(self) -> None:
+        """Make everything written so far durable.
+
+        Raises:
+            RequestError: when the commit failed.
+        """
+        await self._scheduler.sync()
+
+    def _forget_cached(self, node: Node) -> None:
+        if not self._direct_io:
+            self._invalidator.request(node.inode)
+
+
+class DeviceHandle:
+    """One open device file."""
+
+    def __init__(
+        self, files: DeviceFiles, node: Node, device: Device, info: pyfuse3.FileInfo, *, syncs: bool
+    ) -> None:
+        self.info = info
+        self._files = files
+        self._node = node
+        self._device = device
+        self._syncs = syncs
+        self._has_written = False
+
+    async def read(self, offset: int, length: int) -> bytes | memoryview:
+        """Read up to `length` bytes."""
+        try:
+            return await self._files.read(self._device, offset, length)
+        except BlockReadError as error:
+            _log.error("%s: read at byte %d: %s", self._device.name, offset, error)
+            raise
+
+    async def write(self, offset: int, data: bytes) -> int:
+        """Write, and commit at once on a handle that was opened for that."""
+        self._has_written = True
+        taken = await self._files.write(self._node, self._device, offset, data)
+        if self._syncs:
+            await self._files.sync()
+        return taken
+
+    async def sync(self) -> None:
+        """Make what was written durable."""
+        await self._files.sync()
+
+    def close(self) -> None:
+        """Let the modification time show that something was written.
+
+        Not at every write: the kernel drops a file's cached pages when it sees a new time.
+        """
+        if self._has_written:
+            self._node.mtime_ns = time.time_ns()
+
+
+def refuse_size(node: Node, size_bytes: int) -> None:
+    """Check a wish to change a file's size.
+
+    Raises:
+        pyfuse3.FUSEError: EPERM for any size but the present one.
+    """
+    if node.device is None or size_bytes != node.size_bytes:
+        raise pyfuse3.FUSEError(errno.EPERM)

@@ -1,0 +1,145 @@
+"""The fixed tree of names and attributes that a mount shows.
+
+Inodes exist from mount to unmount; nothing is added or removed. Owner, mode and times can be
+changed as on any file but live only as long as the mount: upstream and store know nothing of them.
+"""
+
+import os
+import stat
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+import pyfuse3
+
+from thincow.engine.device import Device
+
+# Names never change, so the kernel may keep them; it asks for attributes again after a second.
+_ENTRY_TIMEOUT_S: Final = 3600
+_ATTRIBUTE_TIMEOUT_S: Final = 1
+_SECTOR: Final = 512
+
+
+class ControlKind(Enum):
+    """The virtual files, by what they show."""
+
+    STATS = "stats.txt"
+    STATS_FULL = "stats-full.txt"
+    EXTENTS = "extents.txt"
+    COW = "cow.txt"
+    HASH_TABLE = "hash-table.txt"
+    PID = "pid.txt"
+    FLUSH = "flush"
+
+
+_DEBUG_FILES: Final = (
+    ControlKind.EXTENTS,
+    ControlKind.COW,
+    ControlKind.HASH_TABLE,
+    ControlKind.PID,
+)
+
+
+@dataclass(slots=True)
+class Node:
+    """A file or directory; `mode` holds type and permissions, times are in nanoseconds."""
+
+    inode: int
+    mode: int
+    mtime_ns: int
+    size_bytes: int = 0
+    children: dict[bytes, "Node"] = field(default_factory=dict)
+    device: Device | None = None
+    control: ControlKind | None = None
+    uid: int = field(default_factory=os.getuid)
+    gid: int = field(default_factory=os.getgid)
+    ctime_ns: int = field(default_factory=time.time_ns)
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it can have children."""
+        return stat.S_ISDIR(self.mode)
+
+    def attributes(self) -> pyfuse3.EntryAttributes:
+        """Return what `stat` shows."""
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = self.inode
+        entry.generation = 0
+        entry.entry_timeout = _ENTRY_TIMEOUT_S
+        entry.attr_timeout = _ATTRIBUTE_TIMEOUT_S
+        entry.st_mode = self.mode
+        entry.st_nlink = 2 if self.is_directory else 1
+        entry.st_uid = self.uid
+        entry.st_gid = self.gid
+        entry.st_rdev = 0
+        entry.st_size = self.size_bytes
+        entry.st_blksize = 1 << 20 if self.device else 4096
+        entry.st_blocks = -(-self.size_bytes // _SECTOR)
+        entry.st_atime_ns = self.mtime_ns
+        entry.st_mtime_ns = self.mtime_ns
+        entry.st_ctime_ns = max(self.ctime_ns, self.mtime_ns)
+        return entry
+
+
+class InodeTree:
+    """All nodes of a mount, by inode number."""
+
+    def __init__(self, devices: tuple[Device, ...], *, read_only: bool) -> None:
+        self._nodes: dict[int, Node] = {}
+        root = self._add_directory(None, "")
+        assert root.inode == pyfuse3.ROOT_INODE
+        shelf = self._add_directory(root, "devs")
+        for device in devices:
+            self._add_device(shelf, device, 0o400 if read_only else 0o600)
+        for kind in (ControlKind.STATS, ControlKind.STATS_FULL):
+            self._add_control(root, kind, 0o444)
+        debug = self._add_directory(root, "debug")
+        for kind in _DEBUG_FILES:
+            self._add_control(debug, kind, 0o444)
+        self._add_control(root, ControlKind.FLUSH, 0o400 if read_only else 0o600)
+
+    def __getitem__(self, inode: int) -> Node:
+        return self._nodes[inode]
+
+    @property
+    def total_bytes(self) -> int:
+        """Sizes of all device files together."""
+        return sum(node.size_bytes for node in self._nodes.values())
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def parent(self, inode: int) -> Node:
+        """Return the directory that holds a directory; the root's is the root."""
+        for node in self._nodes.values():
+            if any(child.inode == inode for child in node.children.values()):
+                return node
+        return self._nodes[pyfuse3.ROOT_INODE]
+
+    def _add(self, parent: Node | None, name: str, node: Node) -> Node:
+        self._nodes[node.inode] = node
+        if parent is not None:
+            parent.children[os.fsencode(name)] = node
+        return node
+
+    def _next_inode(self) -> int:
+        return pyfuse3.ROOT_INODE + len(self._nodes)
+
+    def _add_directory(self, parent: Node | None, name: str) -> Node:
+        node = Node(self._next_inode(), stat.S_IFDIR | 0o755, time.time_ns())
+        return self._add(parent, name, node)
+
+    def _add_device(self, parent: Node, device: Device, permissions: int) -> None:
+        node = Node(
+            self._next_inode(),
+            stat.S_IFREG | permissions,
+            time.time_ns() if device.mtime_ns is None else device.mtime_ns,
+            size_bytes=device.size_bytes,
+            device=device,
+        )
+        self._add(parent, device.name, node)
+
+    def _add_control(self, parent: Node, kind: ControlKind, permissions: int) -> None:
+        mode = stat.S_IFREG | permissions
+        self._add(parent, kind.value, Node(self._next_inode(), mode, time.time_ns(), control=kind))

@@ -1,0 +1,212 @@
+"""FUSE requests: finds the node or handle that a request is about and lets it answer.
+
+Dispatch only. Every handler answers an errno whatever happens inside: any other exception than
+`FUSEError` would end the mount.
+"""
+
+import errno
+import functools
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+
+from thincow.errors import RequestError
+from thincow.mount.control_files import ControlFiles, ControlHandle
+from thincow.mount.device_file import DeviceFiles, DeviceHandle, refuse_size
+from thincow.mount.errno_table import errno_of
+from thincow.mount.inode_tree import InodeTree, Node
+
+_log = logging.getLogger(__name__)
+
+_NAME_MAX: Final = 255
+_PERMISSIONS: Final = 0o7777
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def _answers(
+    handler: Callable[_Arguments, Coroutine[Any, Any, _Result]],
+) -> Callable[_Arguments, Coroutine[Any, Any, _Result]]:
+    """Turn every failure of a handler into an errno."""
+
+    @functools.wraps(handler)
+    async def answer(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
+        try:
+            return await handler(*arguments, **named)
+        except pyfuse3.FUSEError:
+            raise
+        except RequestError as error:
+            raise pyfuse3.FUSEError(errno_of(error)) from None
+        except OSError as error:
+            _log.exception("request %s failed", handler.__name__)
+            raise pyfuse3.FUSEError(error.errno or errno.EIO) from None
+        except Exception:  # noqa: BLE001 - it must not end the mount
+            _log.exception("request %s failed", handler.__name__)
+            raise pyfuse3.FUSEError(errno.EIO) from None
+
+    return answer
+
+
+async def _refuse(*_arguments: object) -> NoReturn:
+    """Answer a wish to change the tree."""
+    raise pyfuse3.FUSEError(errno.EPERM)
+
+
+class ThincowOperations(pyfuse3.Operations):
+    """The handlers that FUSE calls.
+
+    Extended attributes are left unimplemented on purpose: once refused, the kernel stops asking
+    for the capabilities of a file before every write to it.
+    """
+
+    def __init__(
+        self,
+        tree: InodeTree,
+        device_files: DeviceFiles,
+        control_files: ControlFiles,
+        *,
+        block_size: int,
+    ) -> None:
+        super().__init__()
+        self.started = trio.Event()
+        """Set when the kernel has begun to talk to us."""
+        self._tree = tree
+        self._device_files = device_files
+        self._control_files = control_files
+        self._block_size = block_size
+        self._handles: dict[int, DeviceHandle | ControlHandle] = {}
+        self._last_handle = 0
+
+    def init(self) -> None:
+        """Note that the session is up."""
+        self.started.set()
+
+    @_answers
+    async def lookup(
+        self, parent_inode: int, name: bytes, _ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """Find a name in a directory."""
+        if name == b".":
+            return self._tree[parent_inode].attributes()
+        if name == b"..":
+            return self._tree.parent(parent_inode).attributes()
+        node = self._tree[parent_inode].children.get(name)
+        if node is None:
+            raise pyfuse3.FUSEError(errno.ENOENT)
+        return node.attributes()
+
+    @_answers
+    async def getattr(self, inode: int, _ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """Tell a file's attributes."""
+        return self._tree[inode].attributes()
+
+    @_answers
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        _fh: int | None,
+        _ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """Change attributes for the life of the mount; a size only to what it is."""
+        node = self._tree[inode]
+        if fields.update_size:
+            refuse_size(node, attr.st_size)
+        if fields.update_mode:
+            node.mode = node.mode & ~_PERMISSIONS | attr.st_mode & _PERMISSIONS
+        if fields.update_uid:
+            node.uid = attr.st_uid
+        if fields.update_gid:
+            node.gid = attr.st_gid
+        if fields.update_mtime:
+            node.mtime_ns = attr.st_mtime_ns
+        node.ctime_ns = time.time_ns()
+        return node.attributes()
+
+    @_answers
+    async def open(self, inode: int, flags: int, _ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        """Open a device file or render a virtual one."""
+        node = self._tree[inode]
+        self._last_handle = number = self._last_handle + 1
+        handle: DeviceHandle | ControlHandle
+        if node.control is not None:
+            handle = await self._control_files.open(node.control, number)
+        else:
+            handle = self._device_files.open(node, number, flags)
+        self._handles[number] = handle
+        return handle.info
+
+    @_answers
+    async def read(  # type: ignore[override] # any buffer will do, and it is sent at once
+        self, fh: int, off: int, size: int
+    ) -> bytes | memoryview:
+        """Read from an open file."""
+        return await self._handles[fh].read(off, size)
+
+    @_answers
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        """Write to an open file."""
+        return await self._handles[fh].write(off, buf)
+
+    @_answers
+    async def flush(self, fh: int) -> None:
+        """Close one descriptor of a handle: nothing is promised, nothing to do."""
+
+    @_answers
+    async def fsync(self, fh: int, _datasync: bool) -> None:
+        """Make what was written durable."""
+        await self._handles[fh].sync()
+
+    @_answers
+    async def fsyncdir(self, _fh: int, _datasync: bool) -> None:
+        """Make everything durable: a directory stands for the devices in it."""
+        await self._device_files.sync()
+
+    @_answers
+    async def release(self, fh: int) -> None:
+        """Forget a handle."""
+        self._handles.pop(fh).close()
+
+    @_answers
+    async def opendir(self, inode: int, _ctx: pyfuse3.RequestContext) -> int:
+        """Open a directory: its inode serves as the handle."""
+        return inode
+
+    @_answers
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """List a directory."""
+        entries: list[tuple[bytes, Node]] = list(self._tree[fh].children.items())
+        for position, (name, node) in enumerate(entries[start_id:], start_id + 1):
+            if not pyfuse3.readdir_reply(token, name, node.attributes(), position):
+                return
+
+    @_answers
+    async def releasedir(self, fh: int) -> None:
+        """Close a directory."""
+
+    @_answers
+    async def statfs(self, _ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        """Tell the size of all devices together; nothing is free, since nothing can be created."""
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = self._block_size
+        data.f_blocks = self._tree.total_bytes // self._block_size
+        data.f_bfree = data.f_bavail = 0
+        data.f_files = len(self._tree)
+        data.f_ffree = data.f_favail = 0
+        data.f_namemax = _NAME_MAX
+        return data
+
+    create: Any = _refuse
+    link: Any = _refuse
+    mkdir: Any = _refuse
+    mknod: Any = _refuse
+    rename: Any = _refuse
+    rmdir: Any = _refuse
+    symlink: Any = _refuse
+    unlink: Any = _refuse
