@@ -3,12 +3,13 @@
 Changes reference counts together with the map, new references before old ones are released.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from thincow.block_types import COW_BASE
-from thincow.engine.cow_store import CowStore
+from thincow.block_types import COW_BASE, ZERO
+from thincow.engine.cow_store import CowBlocks, CowStore
 from thincow.engine.runs import Int64Array, ReferenceCodec, split
 from thincow.engine.window_cache import FrozenWindow, Window, WindowCache
 
@@ -49,34 +50,38 @@ class BlockMap:
         lengths = np.diff(starts, append=length)
         return list(zip(values[starts].tolist(), lengths.tolist(), strict=True))
 
-    def assign(self, address: int, references: Int64Array) -> None:
-        """Give consecutive blocks new references.
+    def assign(self, address: int, runs: Iterable[tuple[int, int]]) -> None:
+        """Give consecutive blocks new references, as runs of (reference, length in blocks).
 
         Counts of the COW blocks involved follow. Nothing has changed when this raises (a window
         that cannot be loaded).
         """
-        segments = []
-        done = 0
-        for window, low, high in self._segments(address, len(references)):
-            new = references[done : done + high - low]
-            done += high - low
-            changed = np.flatnonzero(window.values[low:high] != new)
-            if not len(changed):
-                continue
-            old_values, new_values = window.values[low:high][changed], new[changed]
-            added = new_values[new_values >= COW_BASE] - COW_BASE
-            dropped = old_values[old_values >= COW_BASE] - COW_BASE
-            self._cow.preload(added)
-            self._cow.preload(dropped)
-            segments.append((window, low, new, changed, added, dropped))
-        # All new references first: a block may leave one window and enter another.
-        for _, _, _, _, added, _ in segments:
-            self._cow.add_references(added)
-        for window, low, new, changed, _, _ in segments:
-            self._windows.change(window, low + int(changed[0]), low + int(changed[-1]) + 1)
-            window.values[low : low + len(new)] = new
-        for _, _, _, _, _, dropped in segments:
-            self._cow.drop_references(dropped)
+        changes = []
+        cow = self._cow
+        for reference, length in runs:
+            for window, low, high in self._segments(address, length):
+                change = _change(window, low, high, reference)
+                if change is not None:
+                    cow.preload(change.added)
+                    cow.preload(change.dropped)
+                    changes.append(change)
+                if reference != ZERO:
+                    reference += high - low
+            address += length
+        # All new references first: a block may leave one place and enter another.
+        for change in changes:
+            cow.add_references(change.added)
+        for change in changes:
+            window, low, high = change.window, change.low, change.high
+            self._windows.change(window, low, high)
+            if high - low == 1:
+                window.cells[low] = change.reference
+            elif change.reference == ZERO:
+                window.values[low:high] = ZERO
+            else:
+                window.values[low:high] = np.arange(change.reference, change.reference + high - low)
+        for change in changes:
+            cow.drop_references(change.dropped)
 
     def freeze(self) -> list[FrozenWindow]:
         """End the epoch and return its changes."""
@@ -90,3 +95,55 @@ class BlockMap:
             yield windows.get(address >> windows.shift), low, high
             address += high - low
             length -= high - low
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """New references of positions [low, high) of a window, and the COW blocks concerned."""
+
+    window: Window
+    low: int
+    high: int
+    reference: int
+    added: CowBlocks
+    dropped: CowBlocks
+
+
+def _change(window: Window, low: int, high: int, reference: int) -> _Change | None:
+    """Return what it takes to give positions a run of references; None when they have it."""
+    length = high - low
+    if length == 1:
+        old = window.cells[low]
+        if old == reference:
+            return None
+        added = (reference - COW_BASE, 1) if reference >= COW_BASE else None
+        dropped = (old - COW_BASE, 1) if old >= COW_BASE else None
+        return _Change(window, low, high, reference, added, dropped)
+    before = window.values[low:high]
+    after = (
+        np.full(length, ZERO, np.int64)
+        if reference == ZERO
+        else np.arange(reference, reference + length, dtype=np.int64)
+    )
+    same = before == after
+    if same.all():
+        return None
+    replaced = before[~same & (before >= COW_BASE)] - COW_BASE
+    if reference < COW_BASE:
+        gained: CowBlocks = None
+    elif same.any():
+        gained = after[~same] - COW_BASE
+    else:
+        gained = (reference - COW_BASE, length)
+    return _Change(window, low, high, reference, gained, _as_run(replaced))
+
+
+def _as_run(blocks: Int64Array) -> CowBlocks:
+    """Return sorted consecutive blocks as a run, none as None, others as they are."""
+    count = len(blocks)
+    if not count:
+        return None
+    first = int(blocks[0])
+    if int(blocks[-1]) - first == count - 1 and (np.diff(blocks) == 1).all():
+        return first, count
+    return blocks

@@ -4,7 +4,7 @@ Everything that can wait or fail for lack of something comes before the first ch
 change of the map on nothing fails.
 """
 
-import numpy as np
+from bisect import bisect_right
 
 from thincow.block_types import COW_BASE
 from thincow.engine.block_map import BlockMap
@@ -16,7 +16,6 @@ from thincow.engine.device import Device
 from thincow.engine.fetch import Fetch
 from thincow.engine.free_runs import Run
 from thincow.engine.hash_index import HashIndex
-from thincow.engine.runs import Int64Array
 from thincow.engine.statistics import Statistics
 from thincow.errors import PastEndError
 
@@ -105,76 +104,68 @@ class BlockWriter:
     def _write_blocks(self, address: int, data: bytes, fetch: Fetch) -> None:
         hashes = hash_blocks(data, self._block_size)
         plan = self._deduplication.plan(address, data, hashes, fetch)
-        references = plan.references
-        new = np.flatnonzero(references == NEW)
-        runs = self._store(data, new) if len(new) else []
+        stored = self._cow.allocate(plan.new) if plan.new else []
         try:
-            if runs:
-                references[new] = _numbers(runs) + COW_BASE
-            for index, first in plan.repeats():
-                references[index] = references[first]
-            self._assign(address, plan)
+            runs, fresh = self._store(data, plan.runs, stored) if stored else (plan.runs, [])
+            # One change for all: what the write releases may be what earlier blocks now refer to.
+            earlier = sum(length for _, length in plan.earlier)
+            self._map.assign(address - earlier, [*plan.earlier, *runs])
         except BaseException:
-            self._cow.give_back(runs)
+            self._cow.give_back(stored)
             raise
-        if runs:
-            stored = references[new].tolist()
-            self._hashes.note([hashes[index] for index in new.tolist()], stored)
-            self.new_bytes += len(stored) * self._block_size
+        for at, reference, length in fresh:
+            self._hashes.note(hashes[at : at + length], range(reference, reference + length))
+        self.new_bytes += plan.new * self._block_size
         if self._checksums is not None:
             self._checksums.record(address, hashes)
-        is_last_new = bool(runs) and int(new[-1]) == len(hashes) - 1
-        self._deduplication.expect(address, references, matched=not is_last_new)
-        self._count(plan, len(hashes), len(new))
+        last, length = plan.runs[-1]
+        follows = last + length if last >= 0 else None
+        self._deduplication.expect(address, address + len(hashes), follows)
+        self._count(plan, len(hashes))
 
-    def _assign(self, address: int, plan: Plan) -> None:
-        if plan.earlier:
-            # One change for all: what the write releases may be what earlier blocks now refer to.
-            parts = [references for _, references in reversed(plan.earlier)]
-            self._map.assign(plan.earlier[-1][0], np.concatenate([*parts, plan.references]))
-        else:
-            self._map.assign(address, plan.references)
+    def _store(
+        self, data: bytes, planned: list[Run], stored: list[Run]
+    ) -> tuple[list[Run], list[tuple[int, int, int]]]:
+        """Write what is new to the allocated blocks `stored`.
 
-    def _store(self, data: bytes, new: Int64Array) -> list[Run]:
-        """Write the blocks with the given indexes to freshly allocated COW blocks."""
+        Returns:
+            The runs that result, and what was written as (index, reference, length in blocks).
+        """
         size = self._block_size
-        runs = self._cow.allocate(len(new))
-        try:
-            if len(runs) == 1 and len(new) * size == len(data):
-                self._cow.file.write(data, runs[0][0] * size)
-                return runs
-            view = memoryview(data)
-            done = 0
-            for start, length in runs:
-                for begin, part in _consecutive(new[done : done + length]):
-                    contents = view[begin * size : (begin + part) * size]
-                    self._cow.file.write(contents, start * size)
-                    start += part
-                done += length
-        except BaseException:
-            self._cow.give_back(runs)
-            raise
-        return runs
+        view = memoryview(data)
+        runs: list[Run] = []
+        starts: list[int] = []
+        fresh: list[tuple[int, int, int]] = []
+        free = iter(stored)
+        block, left = next(free)
+        at = 0
+        for reference, length in planned:
+            if reference != NEW:
+                first = Plan.repeated(reference)
+                if first is not None:
+                    run = bisect_right(starts, first) - 1
+                    reference = runs[run][0] + first - starts[run]
+                runs.append((reference, length))
+                starts.append(at)
+                at += length
+                continue
+            while length:
+                if not left:
+                    block, left = next(free)
+                part = min(length, left)
+                self._cow.file.write(view[at * size : (at + part) * size], block * size)
+                runs.append((COW_BASE + block, part))
+                starts.append(at)
+                fresh.append((at, COW_BASE + block, part))
+                block, left = block + part, left - part
+                at, length = at + part, length - part
+        return runs, fresh
 
-    def _count(self, plan: Plan, blocks: int, new: int) -> None:
+    def _count(self, plan: Plan, blocks: int) -> None:
         statistics = self._statistics
         statistics.blocks_written += blocks
-        statistics.blocks_new += new
+        statistics.blocks_new += plan.new
         statistics.blocks_zero += plan.zero
         statistics.blocks_dedup_hash += plan.by_hash
         statistics.blocks_dedup_run += plan.by_run
         statistics.blocks_dedup_retroactive += plan.retroactive
-
-
-def _numbers(runs: list[Run]) -> Int64Array:
-    if len(runs) == 1:
-        return np.arange(runs[0][0], runs[0][0] + runs[0][1], dtype=np.int64)
-    return np.concatenate([np.arange(start, start + length) for start, length in runs])
-
-
-def _consecutive(indexes: Int64Array) -> list[tuple[int, int]]:
-    """Return the runs (first, length) of consecutive numbers in an ascending array."""
-    breaks = np.flatnonzero(np.diff(indexes) != 1) + 1
-    starts = np.concatenate(([0], breaks))
-    lengths = np.diff(starts, append=len(indexes))
-    return list(zip(indexes[starts].tolist(), lengths.tolist(), strict=True))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from thincow.engine import checksums as checksum_rows
 from thincow.engine import hash_index
+from thincow.engine.free_runs import Run
 from thincow.engine.hash_index import FrozenHashes
 from thincow.engine.runs import CountCodec, Int64Array, ReferenceCodec, RowChanges, row_changes
 from thincow.engine.window_cache import FrozenWindow
@@ -30,7 +31,7 @@ class Epoch:
     references: list[FrozenWindow]
     counts: list[FrozenWindow]
     checksums: list[FrozenWindow]
-    freed: list[Int64Array]
+    freed: list[Run]
     hashes: FrozenHashes
 
 

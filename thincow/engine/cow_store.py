@@ -11,7 +11,7 @@ Invariants:
   caller for blocks that it was just given.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import numpy as np
@@ -21,6 +21,9 @@ from thincow.engine.runs import Int64Array, merge_numbers
 from thincow.engine.window_cache import FrozenWindow, Window, WindowCache
 from thincow.errors import NoSpaceError
 from thincow.store.cow_file import CowFile
+
+CowBlocks = Run | Int64Array | None
+"""Block numbers: a run, an array in which a number may repeat, or none."""
 
 _PUNCH_GRAIN_BYTES = 4096
 """Filesystems give back whole blocks of this size; smaller holes are no use."""
@@ -53,7 +56,7 @@ class CowStore:
         self._max_blocks = max_blocks
         self._holding = FreeRuns()
         self._empty = FreeRuns()
-        self._freed: list[Int64Array] = []
+        self._freed: list[Run] = []
         self._pins: dict[int, int] = {}
         self._deferred: set[int] = set()
         self._scanned_to = 0
@@ -103,39 +106,42 @@ class CowStore:
         for start, length in runs:
             self._make_reusable(start, length)
 
-    def add_references(self, blocks: Int64Array) -> None:
-        """Count one reference more for each entry of an array of block numbers."""
-        for window, positions in self._by_window(blocks):
-            low, high = int(positions.min()), int(positions.max()) + 1
+    def add_references(self, blocks: CowBlocks) -> None:
+        """Count one reference more for each block (an entry of an array each time it occurs)."""
+        for window, low, high, positions in self._by_window(blocks):
             self.counts.change(window, low, high)
-            if high - low == len(positions) == len(np.unique(positions)):
+            if high - low == 1:
+                window.cells[low] += 1 if positions is None else len(positions)
+            elif positions is None:
                 window.values[low:high] += 1
             else:
                 np.add.at(window.values, positions, 1)
 
-    def drop_references(self, blocks: Int64Array) -> None:
+    def drop_references(self, blocks: CowBlocks) -> None:
         """Count one reference less for each entry; blocks without any are freed."""
-        for window, positions in self._by_window(blocks):
-            low, high = int(positions.min()), int(positions.max()) + 1
+        for window, low, high, positions in self._by_window(blocks):
             self.counts.change(window, low, high)
-            np.subtract.at(window.values, positions, 1)
-            positions = np.unique(positions)
-            left = window.values[positions]
-            assert (left >= 0).all(), "reference count below zero"
-            freed = positions[left == 0]
-            if not len(freed):
+            if high - low == 1 and positions is None:
+                window.cells[low] -= 1
+                if window.cells[low] == 0:
+                    self._free(window, window.first_block + low, 1)
+                assert window.cells[low] >= 0, "reference count below zero"
                 continue
-            assert window.base is not None
-            fresh = window.base[freed] == 0
-            for start, length in merge_numbers(freed[fresh] + window.first_block):
-                self._make_reusable(start, length)
-            if not fresh.all():
-                self._freed.append(freed[~fresh] + window.first_block)
+            if positions is None:
+                window.values[low:high] -= 1
+                touched = np.arange(low, high)
+            else:
+                np.subtract.at(window.values, positions, 1)
+                touched = np.unique(positions)
+            left = window.values[touched]
+            assert (left >= 0).all(), "reference count below zero"
+            for start, length in merge_numbers(touched[left == 0] + window.first_block):
+                self._free(window, start, length)
 
-    def preload(self, blocks: Int64Array) -> None:
+    def preload(self, blocks: CowBlocks) -> None:
         """Load the windows of blocks, so that changing their counts cannot fail."""
-        for number in np.unique(blocks >> self.counts.shift).tolist():
-            self.counts.get(number)
+        for _ in self._by_window(blocks):
+            pass
 
     def pin(self, block: int, length: int) -> None:
         """Keep blocks from being reused, punched or cut off."""
@@ -154,24 +160,25 @@ class CowStore:
                 self._deferred.discard(number)
                 self._make_reusable(number, 1)
 
-    def freeze(self) -> tuple[list[FrozenWindow], list[Int64Array]]:
-        """End the epoch; return its changed counts and the blocks that it freed."""
+    def freeze(self) -> tuple[list[FrozenWindow], list[Run]]:
+        """End the epoch; return its changed counts and the runs of blocks that it freed."""
         freed = self._freed
         self._freed = []
         return self.counts.freeze(), freed
 
-    def settle(self, frozen: list[FrozenWindow], freed: list[Int64Array]) -> None:
+    def settle(self, frozen: list[FrozenWindow], freed: list[Run]) -> None:
         """Make the blocks freed in an epoch reusable: it is durable."""
         self.counts.settle(frozen)
-        if not freed:
-            return
-        numbers = np.sort(np.concatenate(freed))
-        # What the scan for free blocks has not reached yet is left for it to find.
-        known = (numbers < self._scanned_to) | (numbers >= self._scan_end)
-        for start, length in merge_numbers(numbers[known]):
-            self._make_reusable(start, length)
+        for start, length in freed:
+            # What the scan for free blocks has not reached yet is left for it to find.
+            end = start + length
+            if start < self._scanned_to:
+                self._make_reusable(start, min(end, self._scanned_to) - start)
+            if end > self._scan_end:
+                begin = max(start, self._scan_end, self._scanned_to)
+                self._make_reusable(begin, end - begin)
 
-    def merge_back(self, frozen: list[FrozenWindow], freed: list[Int64Array]) -> None:
+    def merge_back(self, frozen: list[FrozenWindow], freed: list[Run]) -> None:
         """Take back an epoch whose commit failed."""
         self.counts.merge_back(frozen)
         self._freed = freed + self._freed
@@ -254,15 +261,37 @@ class CowStore:
         if length:
             target.add(start, length)
 
-    def _by_window(self, blocks: Int64Array) -> list[tuple[Window, Int64Array]]:
-        if not len(blocks):
-            return []
+    def _free(self, window: Window, start: int, length: int) -> None:
+        """Take blocks of a window whose count has become 0."""
+        assert window.base is not None
+        low = start - window.first_block
+        fresh = window.base[low : low + length] == 0
+        if not fresh.any():
+            self._freed.append((start, length))
+        elif fresh.all():
+            self._make_reusable(start, length)
+        else:
+            for offset, is_fresh in enumerate(fresh.tolist()):
+                if is_fresh:
+                    self._make_reusable(start + offset, 1)
+                else:
+                    self._freed.append((start + offset, 1))
+
+    def _by_window(self, blocks: CowBlocks) -> Iterator[tuple[Window, int, int, Int64Array | None]]:
+        """Go through blocks by window: it, the range of positions, and the positions if not all."""
         counts = self.counts
+        if blocks is None:
+            return
+        if isinstance(blocks, tuple):
+            start, length = blocks
+            while length:
+                low = start & counts.mask
+                part = min(length, counts.window_blocks - low)
+                yield counts.get(start >> counts.shift), low, low + part, None
+                start += part
+                length -= part
+            return
         numbers = blocks >> counts.shift
-        first = int(numbers[0])
-        if (numbers == first).all():
-            return [(counts.get(first), blocks & counts.mask)]
-        return [
-            (counts.get(number), blocks[numbers == number] & counts.mask)
-            for number in np.unique(numbers).tolist()
-        ]
+        for number in np.unique(numbers).tolist():
+            positions = blocks[numbers == number] & counts.mask
+            yield counts.get(number), int(positions.min()), int(positions.max()) + 1, positions

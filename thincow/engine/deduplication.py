@@ -17,14 +17,13 @@ from thincow.engine.block_map import BlockMap
 from thincow.engine.contents import Contents
 from thincow.engine.fetch import Fetch, WouldBlock
 from thincow.engine.hash_index import HashIndex
-from thincow.engine.runs import Int64Array
 from thincow.engine.seen_blocks import SeenBlocks
 
 NEW: Final = -2
 """Stands in a plan for a block that has to be stored."""
 
 _REPEAT: Final = -3
-"""A plan's value -3 - i stands for the same content as block i of the request."""
+"""The value -3 - i in a plan stands for the same content as block i of the request."""
 
 _FIRST_COMPARED_BLOCKS: Final = 8
 _MAX_EXPECTED: Final = 64
@@ -34,23 +33,35 @@ _LOOK_BACK_STEP_BLOCKS: Final = 64
 
 @dataclass(slots=True)
 class Plan:
-    """What to do with each block of a write.
+    """What to do with the blocks of a write, as runs.
 
-    `references` holds references, NEW or repeats. `earlier` are blocks before the write that can
-    share a place now: (address, references). The counts are for statistics, in blocks.
+    `runs` are (reference, length in blocks), where a reference may also be NEW or a repeat.
+    `earlier` are runs just before the write that can share a place now. The counts are for
+    statistics, in blocks.
     """
 
-    references: Int64Array
-    earlier: list[tuple[int, Int64Array]] = field(default_factory=list)
+    runs: list[tuple[int, int]] = field(default_factory=list)
+    earlier: list[tuple[int, int]] = field(default_factory=list)
+    new: int = 0
     by_hash: int = 0
     by_run: int = 0
     zero: int = 0
     retroactive: int = 0
 
-    def repeats(self) -> list[tuple[int, int]]:
-        """Return (index, index of the same content) of the blocks that repeat another one."""
-        found = np.flatnonzero(self.references <= _REPEAT).tolist()
-        return [(index, _REPEAT - int(self.references[index])) for index in found]
+    def add(self, reference: int, length: int) -> None:
+        """Append a run of found blocks, or a NEW one."""
+        if self.runs:
+            last, last_length = self.runs[-1]
+            follows = last if last < 0 else last + last_length
+            if reference == follows:
+                self.runs[-1] = (last, last_length + length)
+                return
+        self.runs.append((reference, length))
+
+    @staticmethod
+    def repeated(reference: int) -> int | None:
+        """Return the index of the block that a run repeats; None when it is no repeat."""
+        return _REPEAT - reference if reference <= _REPEAT else None
 
 
 class Deduplication:
@@ -90,7 +101,7 @@ class Deduplication:
             WouldBlock: when the fetch has to run first.
         """
         count = len(hashes)
-        plan = Plan(np.full(count, NEW, np.int64))
+        plan = Plan()
         expected = self._expected.get(address)
         known: dict[int, int] | None = None
         at = 0
@@ -107,35 +118,49 @@ class Deduplication:
                 at += self._adopt_zero(plan, address, at, data, hashes, fetch)
                 continue
             found = known.get(value) if known is not None else self._hashes.lookup(value)
-            if found is None:
-                if known is None and at + 1 < count:
-                    known = self._hashes.lookup_many(hashes[at + 1 :])
-                at += 1
-                continue
-            length = self._adopt(plan, address, at, found, data, fetch)
-            if length:
-                plan.by_hash += 1
-                plan.by_run += length - 1
-                at += length
-            else:
+            if found is not None:
+                length = self._adopt(plan, address, at, found, data, fetch)
+                if length:
+                    plan.by_hash += 1
+                    plan.by_run += length - 1
+                    at += length
+                    continue
                 self._hashes.note_stale(value)
-                at += 1
-        self._find_repeats(plan, data, hashes)
+            elif known is None and at + 1 < count:
+                known = self._hashes.lookup_many(hashes[at + 1 :])
+                if not known:
+                    at = self._skip_unknown(plan, at, hashes)
+                    continue
+            plan.add(NEW, 1)
+            plan.new += 1
+            at += 1
+        if plan.new > 1:
+            self._find_repeats(plan, data, hashes)
         return plan
 
-    def expect(self, address: int, references: Int64Array, matched: bool) -> None:
+    def expect(self, address: int, end: int, reference: int | None) -> None:
         """Remember where a write ended, so that the next one can go on with the run.
 
         Args:
             address: block address that the write began at.
-            references: what its blocks have got.
-            matched: whether the last one was found rather than stored.
+            end: block address that follows it.
+            reference: what follows the place of its last block; None when that was stored anew.
         """
         self._expected.pop(address, None)
-        if matched and references[-1] != ZERO:
-            self._expected[address + len(references)] = int(references[-1]) + 1
+        if reference is not None:
+            self._expected[end] = reference
             if len(self._expected) > _MAX_EXPECTED:
                 self._expected.popitem(last=False)
+
+    def _skip_unknown(self, plan: Plan, at: int, hashes: list[int]) -> int:
+        """Plan blocks from `at` on, none of which has an entry, as new; stop at zeros."""
+        try:
+            end = hashes.index(self._hashes.zero_hash, at + 1)
+        except ValueError:
+            end = len(hashes)
+        plan.add(NEW, end - at)
+        plan.new += end - at
+        return end
 
     def _adopt(
         self, plan: Plan, address: int, at: int, reference: int, data: bytes, fetch: Fetch
@@ -148,11 +173,9 @@ class Deduplication:
             if own_length:
                 reference, length = own, own_length
         if length:
-            plan.references[at : at + length] = np.arange(
-                reference, reference + length, dtype=np.int64
-            )
             if self._retroactive:
                 self._look_back(plan, address, at, reference, data, fetch)
+            plan.add(reference, length)
         return length
 
     def _adopt_zero(
@@ -166,7 +189,7 @@ class Deduplication:
         if is_known_own:
             length = self._match(own, at, data, fetch)
             if length:
-                plan.references[at : at + length] = np.arange(own, own + length, dtype=np.int64)
+                plan.add(own, length)
                 plan.by_run += length
                 return length
         end = at + 1
@@ -177,7 +200,7 @@ class Deduplication:
             and self._block(data, end) == self._zero_block
         ):
             end += 1
-        plan.references[at:end] = ZERO
+        plan.add(ZERO, end - at)
         plan.zero += end - at
         return end - at
 
@@ -210,34 +233,49 @@ class Deduplication:
         return into, bad
 
     def _find_repeats(self, plan: Plan, data: bytes, hashes: list[int]) -> None:
-        new = np.flatnonzero(plan.references == NEW).tolist()
-        if len(new) < 2 or len({hashes[index] for index in new}) == len(new):
+        if len(set(hashes)) == len(hashes):
             return
+        runs, plan.runs = plan.runs, []
         first_of: dict[int, int] = {}
-        for index in new:
-            first = first_of.setdefault(hashes[index], index)
-            if first != index and self._block(data, first) == self._block(data, index):
-                plan.references[index] = _REPEAT - first
-                plan.by_hash += 1
+        at = 0
+        for reference, length in runs:
+            if reference != NEW:
+                plan.runs.append((reference, length))
+                at += length
+                continue
+            for index in range(at, at + length):
+                first = first_of.setdefault(hashes[index], index)
+                if first != index and self._block(data, first) == self._block(data, index):
+                    plan.runs.append((_REPEAT - first, 1))
+                    plan.new -= 1
+                    plan.by_hash += 1
+                else:
+                    plan.add(NEW, 1)
+            at += length
 
     def _look_back(
         self, plan: Plan, address: int, at: int, reference: int, data: bytes, fetch: Fetch
     ) -> None:
         """Plan blocks before a match that equal the blocks before the place it matched."""
         size = self._block_size
-        index = at
-        while index > 0 and plan.references[index - 1] == NEW:
-            place = reference - (at - index) - 1
-            if not self._contents.referable(place, 1):
+        if at:
+            last, stored = plan.runs[-1]
+            if last != NEW:
                 return
-            content, bad = self._load(place, 1, fetch)
-            if bad or _equal_prefix(data, (index - 1) * size, content, size) == 0:
+            equal = 0
+            while equal < stored and self._contents.referable(reference - equal - 1, 1):
+                content, bad = self._load(reference - equal - 1, 1, fetch)
+                if bad or not _equal_prefix(data, (at - equal - 1) * size, content, size):
+                    break
+                equal += 1
+            if not equal:
                 return
-            index -= 1
-            plan.references[index] = place
-            plan.retroactive += 1
-        if index > 0:
-            return
+            plan.runs[-1:] = [(NEW, stored - equal)] if stored > equal else []
+            plan.runs.append((reference - equal, equal))
+            plan.new -= equal
+            plan.retroactive += equal
+            if equal < at:
+                return
         self._look_back_in_map(plan, address, reference - at, fetch)
 
     def _look_back_in_map(self, plan: Plan, address: int, reference: int, fetch: Fetch) -> None:
@@ -260,7 +298,7 @@ class Deduplication:
                     break
                 equal += 1
             if equal:
-                plan.earlier.append((address - equal, places[len(places) - equal :]))
+                plan.earlier.insert(0, (reference - equal, equal))
                 plan.retroactive += equal
             if equal < length or length < _LOOK_BACK_STEP_BLOCKS:
                 return
