@@ -11,12 +11,13 @@ from thincow.engine.block_map import BlockMap
 from thincow.engine.block_reader import BlockReader, hash_blocks
 from thincow.engine.checksums import Checksums
 from thincow.engine.cow_store import CowStore
-from thincow.engine.deduplication import NEW, Deduplication, Plan
+from thincow.engine.deduplication import Deduplication
 from thincow.engine.device import Device
 from thincow.engine.fetch import Fetch
 from thincow.engine.free_runs import Run
 from thincow.engine.hash_index import HashIndex
 from thincow.engine.statistics import Statistics
+from thincow.engine.write_plan import NEW, Plan
 from thincow.errors import PastEndError
 
 
@@ -43,8 +44,6 @@ class BlockWriter:
         self._checksums = checksums
         self._statistics = statistics
         self._block_size = block_size
-        self.new_bytes = 0
-        """Bytes stored since this was last set to 0."""
 
     def write(self, device: Device, offset: int, data: bytes, fetch: Fetch) -> int:
         """Write bytes to a device.
@@ -115,7 +114,6 @@ class BlockWriter:
             raise
         for at, reference, length in fresh:
             self._hashes.note(hashes[at : at + length], range(reference, reference + length))
-        self.new_bytes += plan.new * self._block_size
         if self._checksums is not None:
             self._checksums.record(address, hashes)
         last, length = plan.runs[-1]

@@ -57,6 +57,8 @@ class CowStore:
         self._holding = FreeRuns()
         self._empty = FreeRuns()
         self._freed: list[Run] = []
+        self.new_bytes = 0
+        """Bytes handed out since the last freeze."""
         self._pins: dict[int, int] = {}
         self._deferred: set[int] = set()
         self._scanned_to = 0
@@ -99,6 +101,7 @@ class CowStore:
             except NoSpaceError:
                 self.give_back(runs)
                 raise
+        self.new_bytes += count * self.block_size
         return runs
 
     def give_back(self, runs: Iterable[Run]) -> None:
@@ -164,6 +167,7 @@ class CowStore:
         """End the epoch; return its changed counts and the runs of blocks that it freed."""
         freed = self._freed
         self._freed = []
+        self.new_bytes = 0
         return self.counts.freeze(), freed
 
     def settle(self, frozen: list[FrozenWindow], freed: list[Run]) -> None:
@@ -266,16 +270,10 @@ class CowStore:
         assert window.base is not None
         low = start - window.first_block
         fresh = window.base[low : low + length] == 0
-        if not fresh.any():
-            self._freed.append((start, length))
-        elif fresh.all():
-            self._make_reusable(start, length)
-        else:
-            for offset, is_fresh in enumerate(fresh.tolist()):
-                if is_fresh:
-                    self._make_reusable(start + offset, 1)
-                else:
-                    self._freed.append((start + offset, 1))
+        numbers = np.arange(start, start + length)
+        self._freed += merge_numbers(numbers[~fresh])
+        for run in merge_numbers(numbers[fresh]):
+            self._make_reusable(*run)
 
     def _by_window(self, blocks: CowBlocks) -> Iterator[tuple[Window, int, int, Int64Array | None]]:
         """Go through blocks by window: it, the range of positions, and the positions if not all."""

@@ -69,7 +69,7 @@ def check(
             raise NoStoreError(f"there is no directory {directory}")
     locks = lock_directories([data_dir, metadata_dir], exclusive=False)
     try:
-        return _check_files(data_dir, metadata_dir, upstream_dir, progress or _say_nothing)
+        return check_locked(data_dir, metadata_dir, upstream_dir, progress=progress)
     finally:
         for lock in locks:
             lock.release()
@@ -92,9 +92,19 @@ def check_snapshot(
     return findings.report()
 
 
-def _check_files(
-    data_dir: Path, metadata_dir: Path, upstream_dir: Path | None, progress: Progress
+def check_locked(
+    data_dir: Path,
+    metadata_dir: Path,
+    upstream_dir: Path | None = None,
+    *,
+    progress: Progress | None = None,
 ) -> Report:
+    """Check a store as `check` does, for a caller that holds the locks of its directories.
+
+    Raises:
+        NoStoreError: when there is no store.
+    """
+    progress = progress or _say_nothing
     findings = Findings()
     progress("files")
     database = metadata_dir / DATABASE_NAME

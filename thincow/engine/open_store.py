@@ -14,7 +14,7 @@ from pathlib import Path
 from thincow.engine import fsck, hash_index
 from thincow.engine.device import Device
 from thincow.engine.hash_index import FrozenHashes
-from thincow.engine.options import HASH_ENTRY_BYTES, StoreOptions
+from thincow.engine.options import StoreOptions, hash_capacity
 from thincow.engine.store_files import (
     StorePaths,
     create_store,
@@ -96,14 +96,14 @@ def open_store(options: StoreOptions, disk: Disk) -> OpenStore:
             upstream = Upstream(disk, file)
             stack.callback(upstream.close)
             upstreams.append(upstream)
-        if options.check and store_exists(disk, paths):
-            _require_sound(paths)
         locks: list[DirectoryLock] = []
         exists = store_exists(disk, paths)
         if exists or all(directory.is_dir() for directory in paths.directories):
             locks = lock_directories(paths.directories, exclusive=not options.read_only)
             stack.callback(_release, locks)
             exists = store_exists(disk, paths)
+        if exists and options.check:
+            _require_sound(paths)
         if not exists and options.read_only:
             raise ConfigurationError(f"there is no store in {paths.data_dir} to mount read-only")
         if not exists:
@@ -155,11 +155,12 @@ def _require_usable_directories(
 
 def _require_sound(paths: StorePaths) -> None:
     assert paths.database is not None
-    report = fsck.check(paths.data_dir, paths.database.parent)
+    report = fsck.check_locked(paths.data_dir, paths.database.parent)
     if report.findings:
+        first = report.findings[0]
         raise CorruptStoreError(
-            f"the store in {paths.data_dir} has {len(report.findings)} problem(s): "
-            "run 'thincow fsck' to see them"
+            f"the store in {paths.data_dir} has {sum(report.totals.values())} problem(s), first "
+            f"{first.code} at {first.place}: run 'thincow fsck'"
         )
 
 
@@ -172,14 +173,15 @@ def _assemble(
     locks: list[DirectoryLock],
 ) -> OpenStore:
     where = paths.database or Path("metadata")
+    facts = database_file.identify(database.reader, where)
+    if paths.database is not None:
+        require_halves_match(disk, paths, facts)
+    require_same_choices(options, facts)
     if not options.read_only:
         migrate(database.writer, where)
     facts = database_file.validate(database.reader, where)
     if not facts.clean:
         database_file.quick_check(database.reader, where)
-    if paths.database is not None:
-        require_halves_match(disk, paths, facts)
-    require_same_choices(options, facts)
     require_addressable([upstream.file for upstream in upstreams], facts.block_size)
     verdict = check_upstreams(
         devices_table.load(database.reader),
@@ -216,7 +218,7 @@ def _mark_open(
 ) -> Globals:
     """Commit that the store is open, and what was found upstream."""
     bits = facts.checksum_bits if options.checksum_bits is None else options.checksum_bits
-    capacity = max(1, options.hash_table_bytes // HASH_ENTRY_BYTES)
+    capacity = hash_capacity(options)
     db = database.writer
     with connection.transaction(db):
         if bits != facts.checksum_bits:

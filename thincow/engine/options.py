@@ -52,3 +52,8 @@ class StoreOptions:
     check: bool = False
     temp_dir: Path | None = None
     tuning: Tuning = field(default_factory=Tuning)
+
+
+def hash_capacity(options: StoreOptions) -> int:
+    """Return the number of hash entries that a store may keep; at least one."""
+    return max(1, options.hash_table_bytes // HASH_ENTRY_BYTES)

@@ -109,6 +109,12 @@ def create_store(disk: Disk, paths: StorePaths, options: StoreOptions) -> Connec
         ) from error
 
 
+def remove_contents(paths: StorePaths) -> None:
+    """Remove the contents of a store whose metadata were in memory and are gone."""
+    for path in (paths.cowdata, paths.data_dir / LABEL_NAME):
+        path.unlink(missing_ok=True)
+
+
 def open_metadata(disk: Disk, paths: StorePaths, options: StoreOptions) -> Database:
     """Open the database of an existing store as the options want it.
 

@@ -192,6 +192,20 @@ def open_read_only(path: Path, temp_dir: Path | None = None) -> Database:
     return Database(db, db, path=None)
 
 
+def identify(db: apsw.Connection, path: Path) -> Globals:
+    """Read what a database of this or an older schema says of the store.
+
+    Raises:
+        CorruptStoreError: not a thincow database, or damaged.
+        StoreMismatchError: made by a newer program.
+    """
+    try:
+        version_of(db, path)
+        return globals_table.load(db)
+    except apsw.Error as error:
+        raise CorruptStoreError(f"{path} is damaged ({error}): run 'thincow fsck'") from error
+
+
 def validate(db: apsw.Connection, path: Path) -> Globals:
     """Check what must be right before anything in a database is used.
 

@@ -1,0 +1,210 @@
+"""Ends epochs and takes the outcome of their commits. Slow parts run in `Commit`.
+
+Invariants:
+- one commit at a time; what is running belongs to the next one;
+- an epoch counts as durable, and what it freed becomes reusable, only after its commit said so; a
+  failed one becomes part of the running epoch again;
+- after a failed sync nothing is committed any more: a later success would prove nothing.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from thincow.engine.block_map import BlockMap
+from thincow.engine.checksums import Checksums
+from thincow.engine.commit import Commit, Epoch
+from thincow.engine.cow_store import CowStore
+from thincow.engine.hash_index import HashIndex
+from thincow.engine.open_store import OpenStore
+from thincow.engine.options import Tuning
+from thincow.engine.statistics import Statistics
+from thincow.errors import StoreFailedError
+from thincow.store import connection, cow_table, globals_table
+from thincow.store.label import LabelFile
+
+_log = logging.getLogger(__name__)
+
+_SCAN_ROWS: Final = 4096
+_PUNCH_RUNS: Final = 256
+_PUNCH_AFTER_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class EpochParts:
+    """Everything that changes in memory and is made durable by commits."""
+
+    block_map: BlockMap
+    cow: CowStore
+    hashes: HashIndex
+    checksums: Checksums | None
+
+
+class Committer:
+    """Commits of a store that is open for writing. For the thread that serves requests."""
+
+    def __init__(
+        self, store: OpenStore, label: LabelFile, parts: EpochParts, statistics: Statistics
+    ) -> None:
+        """Commit the changes of `parts` to `store`."""
+        self._store = store
+        self._label = label
+        self._parts = parts
+        self._statistics = statistics
+        self._running: Commit | None = None
+        self._generation = store.facts.generation
+        self.hash_entries = store.facts.hash_entries
+        self.failed = False
+        """A sync failed: nothing is committed any more."""
+        self.no_space = False
+        """The last commit failed, and may succeed when it is tried again."""
+        self._scan_for_free_blocks()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a commit has begun and not been finished."""
+        return self._running is not None
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether anything is not committed yet."""
+        parts = self._parts
+        return (
+            self._running is not None
+            or parts.block_map.windows.dirty_windows > 0
+            or parts.cow.counts.dirty_windows > 0
+            or parts.hashes.staged_entries > 0
+            or (parts.checksums is not None and parts.checksums.windows.dirty_windows > 0)
+        )
+
+    def exceeds(self, factor: int, tuning: Tuning) -> bool:
+        """Tell whether the running epoch is `factor` times as large as a commit should be."""
+        parts = self._parts
+        return (
+            parts.cow.new_bytes > factor * tuning.commit_new_bytes
+            or parts.block_map.windows.dirty_windows > factor * tuning.commit_dirty_windows
+            or parts.cow.counts.dirty_windows > factor * tuning.commit_dirty_windows
+            or parts.hashes.staged_entries > factor * tuning.commit_staged_hashes
+        )
+
+    def freeze(self) -> Commit | None:
+        """End the running epoch and return its commit; None when there is nothing to commit.
+
+        Raises:
+            StoreFailedError: after a failed sync.
+        """
+        assert self._running is None, "one commit at a time"
+        if self.failed:
+            raise StoreFailedError("a sync of the store failed earlier: unmount and check it")
+        if not self.is_dirty:
+            return None
+        parts = self._parts
+        counts, freed = parts.cow.freeze()
+        epoch = Epoch(
+            references=parts.block_map.windows.freeze(),
+            counts=counts,
+            checksums=parts.checksums.windows.freeze() if parts.checksums is not None else [],
+            freed=freed,
+            hashes=parts.hashes.freeze(),
+        )
+        cow_file = self._store.cow_file
+        self._running = Commit(
+            epoch=epoch,
+            generation=self._generation + 1,
+            entries=self.hash_entries,
+            capacity=parts.hashes.capacity,
+            checksum_bits=self._store.facts.checksum_bits,
+            sync_contents=cow_file.unsynced,
+            cow_file=cow_file,
+            database=self._store.database,
+            must_run_inline=not self._store.database.commits_may_run_in_thread,
+        )
+        cow_file.unsynced = False
+        return self._running
+
+    def finish(self, commit: Commit) -> None:
+        """Take the outcome of a commit that was run.
+
+        Raises:
+            CommitError: when it failed and may be tried again; its changes are kept.
+            StoreFailedError: when a sync failed: nothing is committed any more.
+        """
+        assert commit is self._running
+        self._running = None
+        if commit.is_durable:
+            self._settle(commit)
+        else:
+            self._merge_back(commit)
+        if isinstance(commit.error, StoreFailedError):
+            self.failed = True
+            _log.critical("%s; nothing is written any more: unmount and check", commit.error)
+        self.no_space = commit.error is not None and not self.failed
+        if commit.error is not None:
+            raise commit.error
+
+    def commit(self) -> None:
+        """Make everything written so far durable.
+
+        Raises:
+            CommitError: when it failed and may be tried again.
+            StoreFailedError: when a sync failed, now or earlier.
+        """
+        commit = self.freeze()
+        if commit is not None:
+            commit.run()
+            self.finish(commit)
+
+    def close(self) -> None:
+        """Commit, give free space back, and say in the store that it was closed properly.
+
+        Raises:
+            CommitError, StoreFailedError: when something could not be written; what was committed
+                before is kept.
+        """
+        self.commit()
+        try:
+            self._parts.cow.punch(max_runs=None)
+        except OSError as error:
+            _log.warning("free space of cowdata cannot be given back: %s", error.strerror)
+        # The label must not be behind once the metadata say that all is closed.
+        try:
+            self._label.write(self._generation)
+            self._label.sync()
+        except OSError as error:
+            raise StoreFailedError(f"cowdata.id cannot be written: {error.strerror}") from error
+        with connection.transaction(self._store.database.writer):
+            globals_table.store(self._store.database.writer, {"clean": 1})
+
+    def _settle(self, commit: Commit) -> None:
+        epoch, parts = commit.epoch, self._parts
+        self._generation = commit.generation
+        self.hash_entries = commit.entries
+        self._statistics.commits += 1
+        parts.block_map.windows.settle(epoch.references)
+        parts.cow.settle(epoch.counts, epoch.freed)
+        if parts.checksums is not None:
+            parts.checksums.windows.settle(epoch.checksums)
+        parts.hashes.settle()
+        try:
+            self._label.write(commit.generation)
+            if parts.cow.holding_bytes > _PUNCH_AFTER_BYTES:
+                parts.cow.punch(_PUNCH_RUNS)
+        except OSError as error:
+            _log.warning("cowdata cannot be tidied up: %s", error.strerror)
+        self._scan_for_free_blocks()
+
+    def _merge_back(self, commit: Commit) -> None:
+        epoch, parts = commit.epoch, self._parts
+        parts.block_map.windows.merge_back(epoch.references)
+        parts.cow.merge_back(epoch.counts, epoch.freed)
+        if parts.checksums is not None:
+            parts.checksums.windows.merge_back(epoch.checksums)
+        parts.hashes.merge_back(epoch.hashes)
+        if commit.sync_contents:
+            self._store.cow_file.unsynced = True
+
+    def _scan_for_free_blocks(self) -> None:
+        cow = self._parts.cow
+        area = cow.scan_range
+        if area is not None:
+            cow.add_scanned(*cow_table.gaps(self._store.database.reader, *area, _SCAN_ROWS))
