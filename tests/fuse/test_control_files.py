@@ -32,13 +32,16 @@ def test_tree_has_exactly_its_names(mount: Mount) -> None:
 
 
 @pytest.mark.parametrize("name", VIRTUAL)
-@pytest.mark.parametrize(
-    "command", ["cat {}", "dd if={} bs=7 status=none", "grep '' {}", "tail -n +1 {}", "cp {} /dev/stdout"]
-)
-def test_virtual_files_are_read_by_tools(mount: Mount, name: str, command: str) -> None:
+def test_virtual_files_are_read_by_tools(mount: Mount, name: str) -> None:
     mount.start()
-    content = (mount.point / name).read_text()
-    assert shell("sh", "-c", command.format(mount.point / name)) == content
+    file = mount.point / name
+    content = file.read_text()
+    assert shell("cat", file) == content
+    assert shell("dd", f"if={file}", "bs=7", "status=none") == content
+    assert shell("grep", "", file, check=False) == content
+    assert shell("tail", "-n", "+1", file) == content
+    shell("cp", file, mount.directory / "copy")
+    assert (mount.directory / "copy").read_text() == content
 
 
 def test_one_handle_sees_one_state(mount: Mount, disk: Path) -> None:
@@ -73,7 +76,7 @@ def test_flush_answers_its_state_and_takes_no_commands(mount: Mount, disk: Path)
     mount.start()
     flush = mount.point / "flush"
     assert flush.read_text() == "clean\n"
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError, match="not supported") as caught:
         flush.write_text("all\n")
     assert caught.value.errno == errno.ENOTSUP
     with disk.open("r+b") as file:
@@ -83,9 +86,11 @@ def test_flush_answers_its_state_and_takes_no_commands(mount: Mount, disk: Path)
 
 def test_virtual_files_cannot_be_written(mount: Mount) -> None:
     mount.start()
-    with pytest.raises(OSError) as caught, (mount.point / "stats.txt").open("wb", 0) as file:
+    with (
+        pytest.raises(OSError, match=r"not supported|denied"),
+        (mount.point / "stats.txt").open("wb", 0) as file,
+    ):
         file.write(b"x")
-    assert caught.value.errno in {errno.EACCES, errno.ENOTSUP}
 
 
 def test_virtual_files_work_while_clients_write(mount: Mount, disk: Path) -> None:

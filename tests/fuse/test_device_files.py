@@ -28,10 +28,11 @@ def disk(mount: Mount) -> Path:
 
 
 def errno_of(function, *arguments) -> int:
-    with pytest.raises(OSError) as caught:
+    try:
         function(*arguments)
-    assert caught.value.errno is not None
-    return caught.value.errno
+    except OSError as error:
+        return error.errno or 0
+    return 0
 
 
 def close_dead(fd: int) -> None:
@@ -40,19 +41,16 @@ def close_dead(fd: int) -> None:
 
 
 @each_cache_mode
-@pytest.mark.parametrize(
-    ("offset", "length"),
-    [(0, 1), (1, 2), (4095, 2), (4000, 9000), (0, SIZE), (BLOCK, BLOCK), (5 * BLOCK, 1000)],
-)
-def test_write_and_read_at_any_offset(
-    mount: Mount, disk: Path, options: tuple[str], offset: int, length: int
-) -> None:
+def test_write_and_read_at_any_offset(mount: Mount, disk: Path, options: tuple[str]) -> None:
     mount.start(*options)
-    data = os.urandom(length)
-    expected = CONTENT[:offset] + data + CONTENT[offset + length :]
+    expected = bytearray(CONTENT)
+    places = [(0, SIZE), (0, 1), (1, 2), (4095, 2), (4000, 9000), (BLOCK, BLOCK), (5 * BLOCK, 1000)]
     with disk.open("r+b", buffering=0) as file:
-        assert os.pwrite(file.fileno(), data, offset) == length
-        assert os.pread(file.fileno(), SIZE, 0) == expected
+        for offset, length in places:
+            data = os.urandom(length)
+            expected[offset : offset + length] = data
+            assert os.pwrite(file.fileno(), data, offset) == length
+            assert os.pread(file.fileno(), SIZE, 0) == expected
     mount.restart(*options)
     assert disk.read_bytes() == expected
 

@@ -10,7 +10,6 @@ Invariants:
 """
 
 import logging
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -41,7 +40,7 @@ class CommitScheduler:
         self._due = trio.Event()
         self._started = 0
         self._error: RequestError | None = None
-        self._last_duration_s = 0.0
+        self._last_took_s = 0.0
 
     async def run(self) -> None:
         """Commit when changes have waited long enough or have become many; never returns."""
@@ -122,16 +121,9 @@ class CommitScheduler:
         self._error = None
 
     async def _run(self, commit: Commit) -> None:
-        if commit.is_small and self._last_duration_s < _INLINE_LIMIT_S:
-            self._last_duration_s = _timed_run(commit)
-            return
-        with trio.CancelScope(shield=True):
-            self._last_duration_s = await trio.to_thread.run_sync(
-                _timed_run, commit, limiter=self._limiter
-            )
-
-
-def _timed_run(commit: Commit) -> float:
-    began = time.monotonic()
-    commit.run()
-    return time.monotonic() - began
+        if commit.must_run_inline or (commit.is_small and self._last_took_s < _INLINE_LIMIT_S):
+            commit.run()
+        else:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(commit.run, limiter=self._limiter)
+        self._last_took_s = commit.seconds

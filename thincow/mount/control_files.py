@@ -5,6 +5,7 @@ temporary file from a snapshot of the database, in a worker thread. They are not
 kernel, and their size is shown as 0, as that of files in /proc.
 """
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -16,8 +17,15 @@ from typing import IO, Final
 import pyfuse3
 import trio
 
-from thincow.engine import reports
 from thincow.engine.engine import Engine
+from thincow.engine.reports import (
+    cow_text,
+    extents_text,
+    hash_table_text,
+    stats_full_text,
+    stats_text,
+)
+from thincow.errors import RequestError
 from thincow.mount.commit_scheduler import CommitScheduler
 from thincow.mount.inode_tree import ControlKind
 from thincow.store.snapshot import Snapshot
@@ -58,9 +66,9 @@ class ControlFiles:
         self._limiter = trio.CapacityLimiter(_MAX_RENDERED_AT_ONCE)
         self._from_snapshot: dict[ControlKind, Callable[[Snapshot], Iterable[str]]] = {
             ControlKind.STATS_FULL: self._stats_full,
-            ControlKind.EXTENTS: reports.extents_text,
-            ControlKind.COW: reports.cow_text,
-            ControlKind.HASH_TABLE: reports.hash_table_text,
+            ControlKind.EXTENTS: extents_text,
+            ControlKind.COW: cow_text,
+            ControlKind.HASH_TABLE: hash_table_text,
         }
 
     async def open(self, kind: ControlKind, handle: int) -> ControlHandle:
@@ -72,12 +80,18 @@ class ControlFiles:
         if kind in self._from_snapshot:
             return ControlHandle(handle, await self._render(self._from_snapshot[kind]))
         if kind is ControlKind.STATS:
-            text = reports.stats_text(self._engine)
+            text = stats_text(self._engine)
         elif kind is ControlKind.PID:
             text = f"{os.getpid()}\n"
         else:
-            text = f"{self._engine.status()}\n"
+            text = f"{await self._status()}\n"
         return ControlHandle(handle, BytesIO(text.encode(errors="surrogateescape")))
+
+    async def _status(self) -> str:
+        """Return the state of the map, which is known for sure only of what is committed."""
+        with contextlib.suppress(RequestError):
+            await self._scheduler.sync()
+        return self._engine.status()
 
     async def _render(self, report: Callable[[Snapshot], Iterable[str]]) -> IO[bytes]:
         await self._scheduler.sync()
@@ -89,7 +103,7 @@ class ControlFiles:
         )
 
     def _stats_full(self, snapshot: Snapshot) -> Iterator[str]:
-        yield reports.stats_full_text(self._engine, snapshot)
+        yield stats_full_text(self._engine, snapshot)
 
 
 def _write_out(

@@ -7,7 +7,6 @@ a thread while the loop goes on answering.
 import ctypes
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -148,7 +147,7 @@ def _declare_io_flusher() -> None:
 def _collected(lines: list[str]) -> Iterator[None]:
     """Collect what the FUSE library and its helper program print, line by line."""
     saved = os.dup(_STDERR)
-    with tempfile.TemporaryFile() as file:
+    with os.fdopen(os.memfd_create("complaints"), "w+b") as file:
         os.dup2(file.fileno(), _STDERR)
         try:
             yield
