@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from thincow.block_types import COW_BASE, ZERO
-from thincow.engine.cow_store import CowBlocks, CowStore
+from thincow.engine.cow_counts import CowBlocks
+from thincow.engine.cow_store import CowStore
 from thincow.engine.runs import Int64Array, ReferenceCodec, split
 from thincow.engine.window_cache import FrozenWindow, Window, WindowCache
 

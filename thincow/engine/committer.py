@@ -21,6 +21,8 @@ from thincow.engine.options import Tuning
 from thincow.engine.statistics import Statistics
 from thincow.errors import StoreFailedError
 from thincow.store import connection, cow_table, globals_table
+from thincow.store.disk import Disk
+from thincow.store.failure_mark import MARK_NAME, write_mark
 from thincow.store.label import LabelFile
 
 _log = logging.getLogger(__name__)
@@ -44,9 +46,15 @@ class Committer:
     """Commits of a store that is open for writing. For the thread that serves requests."""
 
     def __init__(
-        self, store: OpenStore, label: LabelFile, parts: EpochParts, statistics: Statistics
+        self,
+        disk: Disk,
+        store: OpenStore,
+        label: LabelFile,
+        parts: EpochParts,
+        statistics: Statistics,
     ) -> None:
         """Commit the changes of `parts` to `store`."""
+        self._disk = disk
         self._store = store
         self._label = label
         self._parts = parts
@@ -136,8 +144,7 @@ class Committer:
         else:
             self._merge_back(commit)
         if isinstance(commit.error, StoreFailedError):
-            self.failed = True
-            _log.critical("%s; nothing is written any more: unmount and check", commit.error)
+            self._fail(commit.error)
         self.no_space = commit.error is not None and not self.failed
         if commit.error is not None:
             raise commit.error
@@ -174,6 +181,19 @@ class Committer:
             raise StoreFailedError(f"cowdata.id cannot be written: {error.strerror}") from error
         with connection.transaction(self._store.database.writer):
             globals_table.store(self._store.database.writer, {"clean": 1})
+
+    def _fail(self, error: StoreFailedError) -> None:
+        self.failed = True
+        self._parts.cow.only_durable = True
+        _log.critical(
+            "%s: nothing is written any more in this mount, and what was not committed is lost; "
+            "unmount, see to the disk, and run 'thincow fsck'",
+            error,
+        )
+        try:
+            write_mark(self._disk, self._store.paths.data_dir, str(error))
+        except OSError as problem:
+            _log.critical("the mark %s cannot be left: %s", MARK_NAME, problem.strerror)
 
     def _settle(self, commit: Commit) -> None:
         epoch, parts = commit.epoch, self._parts

@@ -65,6 +65,11 @@ class Contents:
         if reference == ZERO:
             self._fill_zeros(into)
             return NO_BAD_BLOCKS
+        if reference >= COW_BASE and self._cow.only_durable:
+            lost = self._cow.lost(reference - COW_BASE, length)
+            if lost:
+                # Block by block from here on: the others can be read.
+                return self._load_rest(reference, length, into, fetch, lost)
         found = fetch.find(reference, length)
         if found is not None:
             into[:] = found[0]
@@ -86,6 +91,26 @@ class Contents:
         self._pin(reference, length)
         fetch.want(wanted)
         return None
+
+    def _load_rest(
+        self,
+        reference: int,
+        length: int,
+        into: memoryview,
+        fetch: Fetch,
+        lost: frozenset[int],
+    ) -> frozenset[int] | None:
+        size = self._block_size
+        bad = set(lost)
+        waiting = False
+        for index in range(length):
+            if index not in lost:
+                part = into[index * size : (index + 1) * size]
+                found = self.load(reference + index, 1, part, fetch)
+                waiting |= found is None
+                if found:
+                    bad.add(index)
+        return None if waiting else frozenset(bad)
 
     def load_if_cached(self, reference: int, into: memoryview) -> bool:
         """Put the contents of one upstream block into a buffer if that takes no disk access."""

@@ -11,19 +11,14 @@ Invariants:
   caller for blocks that it was just given.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 
-import numpy as np
-
+from thincow.engine.cow_counts import CowBlocks, CowCounts
 from thincow.engine.free_runs import FreeRuns, Run
-from thincow.engine.runs import Int64Array, merge_numbers
-from thincow.engine.window_cache import FrozenWindow, Window, WindowCache
+from thincow.engine.window_cache import FrozenWindow, WindowCache
 from thincow.errors import NoSpaceError
 from thincow.store.cow_file import CowFile
-
-CowBlocks = Run | Int64Array | None
-"""Block numbers: a run, an array in which a number may repeat, or none."""
 
 _PUNCH_GRAIN_BYTES = 4096
 """Filesystems give back whole blocks of this size; smaller holes are no use."""
@@ -51,6 +46,7 @@ class CowStore:
         """
         self.file = file
         self.counts = counts
+        self._counts = CowCounts(counts)
         self.block_size = block_size
         self.end_block = end_block
         self._max_blocks = max_blocks
@@ -61,27 +57,22 @@ class CowStore:
         """Bytes handed out since the last freeze."""
         self._pins: dict[int, int] = {}
         self._deferred: set[int] = set()
+        self.only_durable = False
+        """A sync failed: contents that no commit refers to may be gone, cached or not."""
         self._scanned_to = 0
         self._scan_end = end_block
 
     def count(self, block: int) -> int:
         """Return the running reference count of a block."""
-        counts = self.counts
-        return counts.get(block >> counts.shift).cells[block & counts.mask]
+        return self._counts.count(block)
 
     def live_run(self, block: int, limit: int) -> int:
         """Return how many blocks from `block` on, at most `limit`, are referenced."""
-        done = 0
-        counts = self.counts
-        while done < limit:
-            window = counts.get((block + done) >> counts.shift)
-            begin = (block + done) & counts.mask
-            part = window.values[begin : begin + limit - done]
-            dead = np.flatnonzero(part <= 0)
-            if len(dead):
-                return done + int(dead[0])
-            done += len(part)
-        return done
+        return self._counts.live_run(block, limit)
+
+    def lost(self, block: int, length: int) -> frozenset[int]:
+        """Return which of a run of blocks, by index, may be gone because a sync failed."""
+        return self._counts.not_durable(block, length) if self.only_durable else frozenset()
 
     def allocate(self, count: int) -> list[Run]:
         """Hand out blocks to write to, reusable ones first, with space claimed for them.
@@ -111,40 +102,18 @@ class CowStore:
 
     def add_references(self, blocks: CowBlocks) -> None:
         """Count one reference more for each block (an entry of an array each time it occurs)."""
-        for window, low, high, positions in self._by_window(blocks):
-            self.counts.change(window, low, high)
-            if high - low == 1:
-                window.cells[low] += 1 if positions is None else len(positions)
-            elif positions is None:
-                window.values[low:high] += 1
-            else:
-                np.add.at(window.values, positions, 1)
+        self._counts.add(blocks)
 
     def drop_references(self, blocks: CowBlocks) -> None:
         """Count one reference less for each entry; blocks without any are freed."""
-        for window, low, high, positions in self._by_window(blocks):
-            self.counts.change(window, low, high)
-            if high - low == 1 and positions is None:
-                window.cells[low] -= 1
-                if window.cells[low] == 0:
-                    self._free(window, window.first_block + low, 1)
-                assert window.cells[low] >= 0, "reference count below zero"
-                continue
-            if positions is None:
-                window.values[low:high] -= 1
-                touched = np.arange(low, high)
-            else:
-                np.subtract.at(window.values, positions, 1)
-                touched = np.unique(positions)
-            left = window.values[touched]
-            assert (left >= 0).all(), "reference count below zero"
-            for start, length in merge_numbers(touched[left == 0] + window.first_block):
-                self._free(window, start, length)
+        fresh, known = self._counts.drop(blocks)
+        self._freed += known
+        for start, length in fresh:
+            self._make_reusable(start, length)
 
     def preload(self, blocks: CowBlocks) -> None:
         """Load the windows of blocks, so that changing their counts cannot fail."""
-        for _ in self._by_window(blocks):
-            pass
+        self._counts.preload(blocks)
 
     def pin(self, block: int, length: int) -> None:
         """Keep blocks from being reused, punched or cut off."""
@@ -264,32 +233,3 @@ class CowStore:
                 start = block + 1
         if length:
             target.add(start, length)
-
-    def _free(self, window: Window, start: int, length: int) -> None:
-        """Take blocks of a window whose count has become 0."""
-        assert window.base is not None
-        low = start - window.first_block
-        fresh = window.base[low : low + length] == 0
-        numbers = np.arange(start, start + length)
-        self._freed += merge_numbers(numbers[~fresh])
-        for run in merge_numbers(numbers[fresh]):
-            self._make_reusable(*run)
-
-    def _by_window(self, blocks: CowBlocks) -> Iterator[tuple[Window, int, int, Int64Array | None]]:
-        """Go through blocks by window: it, the range of positions, and the positions if not all."""
-        counts = self.counts
-        if blocks is None:
-            return
-        if isinstance(blocks, tuple):
-            start, length = blocks
-            while length:
-                low = start & counts.mask
-                part = min(length, counts.window_blocks - low)
-                yield counts.get(start >> counts.shift), low, low + part, None
-                start += part
-                length -= part
-            return
-        numbers = blocks >> counts.shift
-        for number in np.unique(numbers).tolist():
-            positions = blocks[numbers == number] & counts.mask
-            yield counts.get(number), int(positions.min()), int(positions.max()) + 1, positions

@@ -94,7 +94,7 @@ class Engine:
         self._committer: Committer | None = None
         if store.label is not None:
             parts = EpochParts(self._map, self._cow, self._hashes, checksums)
-            self._committer = Committer(store, store.label, parts, self.statistics)
+            self._committer = Committer(disk, store, store.label, parts, self.statistics)
         self._writer = BlockWriter(
             self._map,
             self._cow,

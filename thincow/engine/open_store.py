@@ -38,6 +38,7 @@ from thincow.store.block_devices import refuse_data_on_served_device, refuse_ove
 from thincow.store.cow_file import CowFile
 from thincow.store.database import Database
 from thincow.store.disk import Disk
+from thincow.store.failure_mark import drop_cached_pages, has_mark, remove_mark
 from thincow.store.globals_table import Globals
 from thincow.store.label import LabelFile
 from thincow.store.locks import DirectoryLock, lock_directories
@@ -102,8 +103,8 @@ def open_store(options: StoreOptions, disk: Disk) -> OpenStore:
             locks = lock_directories(paths.directories, exclusive=not options.read_only)
             stack.callback(_release, locks)
             exists = store_exists(disk, paths)
-        if exists and options.check:
-            _require_sound(paths)
+        if exists and (options.check or has_mark(paths.data_dir)):
+            _require_sound(disk, paths)
         if not exists and options.read_only:
             raise ConfigurationError(f"there is no store in {paths.data_dir} to mount read-only")
         if not exists:
@@ -153,8 +154,11 @@ def _require_usable_directories(
         raise ConfigurationError(f"temporary directory {options.temp_dir} is not writable")
 
 
-def _require_sound(paths: StorePaths) -> None:
+def _require_sound(disk: Disk, paths: StorePaths) -> None:
     assert paths.database is not None
+    if has_mark(paths.data_dir):
+        log = paths.database.with_name(paths.database.name + "-wal")
+        drop_cached_pages(disk, [paths.cowdata, paths.database, log])
     report = fsck.check_locked(paths.data_dir, paths.database.parent)
     if report.findings:
         first = report.findings[0]
@@ -199,18 +203,31 @@ def _assemble(
         Device(checked.row, by_name.get(checked.row.name), facts.block_size)
         for checked in verdict.devices
     ]
-    cow_file = CowFile(disk, paths.data_dir, read_only=options.read_only)
-    try:
-        label = None
+    label = None
+    with ExitStack() as stack:
+        stack.enter_context(_as_one_line(paths))
+        cow_file = CowFile(disk, paths.data_dir, read_only=options.read_only)
+        stack.callback(cow_file.close)
         if not options.read_only:
             facts = _mark_open(options, database, facts, list(verdict.devices))
             label = LabelFile(disk, paths.data_dir, facts.store_id)
+            stack.callback(label.close)
             label.write(facts.generation)
-    except BaseException:
-        cow_file.close()
-        raise
+            if has_mark(paths.data_dir):
+                remove_mark(disk, paths.data_dir)
+        stack.pop_all()
     connection.limit_size(database.writer, options.max_metadata_bytes)
     return OpenStore(paths, database, facts, cow_file, label, locks, devices)
+
+
+@contextmanager
+def _as_one_line(paths: StorePaths) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot open the contents in {paths.data_dir}: {error.strerror}"
+        ) from error
 
 
 def _mark_open(

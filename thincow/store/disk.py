@@ -83,6 +83,10 @@ class Disk:
         finally:
             os.close(fd)
 
+    def forget_cached(self, fd: int) -> None:
+        """Drop the clean cached pages of a file."""
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def truncate(self, fd: int, size: int) -> None:
         """Set the size of a file."""
         os.ftruncate(fd, size)
