@@ -18,7 +18,7 @@ from thincow.store.cow_file import COW_NAME
 from thincow.store.database import DATABASE_NAME, Database
 from thincow.store.disk import Disk
 from thincow.store.globals_table import Globals
-from thincow.store.label import LABEL_NAME, LabelFile, read_label
+from thincow.store.label import LABEL_NAME, Label, LabelFile, read_label
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ def store_exists(disk: Disk, paths: StorePaths) -> bool:
         StoreMismatchError: when there is only half of one.
         CorruptStoreError: when the label is damaged.
     """
-    label = read_label(disk, paths.data_dir) if paths.data_dir.is_dir() else None
     has_contents = paths.cowdata.exists() and paths.cowdata.stat().st_size > 0
+    label = _find_label(disk, paths, has_contents)
     if paths.database is None:
         if has_contents or label is not None:
             raise StoreMismatchError(
@@ -76,6 +76,18 @@ def store_exists(disk: Disk, paths: StorePaths) -> bool:
     return True
 
 
+def _find_label(disk: Disk, paths: StorePaths, has_contents: bool) -> Label | None:
+    if not paths.data_dir.is_dir():
+        return None
+    try:
+        return read_label(disk, paths.data_dir)
+    except CorruptStoreError:
+        # It may be part of a creation that was cut short, with nothing to lose.
+        if has_contents or (paths.database is not None and paths.database.exists()):
+            raise
+        return None
+
+
 def create_store(disk: Disk, paths: StorePaths, options: StoreOptions) -> Connection | None:
     """Make an empty store; return the connection when its metadata are in memory.
 
@@ -93,9 +105,11 @@ def create_store(disk: Disk, paths: StorePaths, options: StoreOptions) -> Connec
     )
     try:
         for directory in paths.directories:
-            directory.mkdir(exist_ok=True)
+            if not directory.is_dir():
+                directory.mkdir()
+                disk.sync_directory(directory.parent)
         disk.close(disk.open(paths.cowdata, os.O_RDWR | os.O_CREAT))
-        label = LabelFile(disk, paths.data_dir, facts.store_id)
+        label = LabelFile(disk, paths.data_dir, facts.store_id, create=True)
         try:
             label.write(0)
             label.sync()
