@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import NewMount
 from tests.support.loop_devices import loop_device
 from tests.support.mounting import (
     Mount,
@@ -194,6 +195,13 @@ def test_umount_names_a_loop_device(mount: Mount) -> None:
         assert is_mounted(mount.point)
 
 
+def test_umount_from_inside_is_not_held_up_by_itself(mount: Mount) -> None:
+    mount.start()
+    done = run_thincow("umount", "..", cwd=mount.devs)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not is_mounted(mount.point)
+
+
 def test_umount_of_something_else_is_refused(mount: Mount) -> None:
     done = run_thincow("umount", mount.point)
     assert (done.returncode, done.stderr) == (
@@ -252,6 +260,43 @@ def test_process_that_dies_before_it_is_ready_is_reported(mount: Mount, tmp_path
     assert done.stderr == (
         "thincow: the mounting process was killed by signal 9 before the mount was ready\n"
     )
+
+
+def test_mount_refused_by_the_kernel_is_not_called_ready(mount: Mount, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "from thincow.mount import options\n"
+        "options._VALUE_OPTIONS = frozenset({'max_read'})\n"  # agreed to, then broken off
+    )
+    environment = thincow_environment()
+    environment["PYTHONPATH"] = f"{tmp_path}:{environment['PYTHONPATH']}"
+    done = subprocess.run(
+        thincow_command(*mount.arguments("-o", "max_read=65536")),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"thincow: {mount.point} was unmounted before it could be used\n" in done.stderr
+
+
+def test_signal_leaves_a_later_mount_on_the_mount_point_alone(
+    mount: Mount, new_mount: NewMount
+) -> None:
+    mount.start()
+    pid = mount.pid
+    fd = os.open(mount.devs / "disk", os.O_RDONLY)
+    shell("fusermount3", "-u", "-z", mount.point)
+    other = new_mount("other")
+    other.add("other", b"x")
+    other.point = mount.point
+    other.start()
+    os.kill(pid, signal.SIGTERM)
+    wait_for_end(pid)
+    assert (other.devs / "other").read_bytes() == b"x"
+    with pytest.raises(OSError, match="not connected"):
+        os.close(fd)
 
 
 def test_no_mount_creates_the_store_and_mounts_nothing(mount: Mount) -> None:

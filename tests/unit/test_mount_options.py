@@ -20,8 +20,8 @@ def test_no_options() -> None:
 
 
 def test_options_are_split_at_commas_and_sorted_by_owner() -> None:
-    assert parse_fuse_options(("noatime,direct_io", "ro,max_read=4096", "rw,,")) == FuseOptions(
-        for_fuse=frozenset({"noatime", "max_read=4096"}), direct_io=True, read_only=True
+    assert parse_fuse_options(("noatime,direct_io", "ro,fsname=disks", "rw,,")) == FuseOptions(
+        for_fuse=frozenset({"noatime", "fsname=disks"}), direct_io=True, read_only=True
     )
 
 

@@ -59,6 +59,7 @@ class FuseServer:
             block_size=engine.block_size,
         )
         self._mounted: MountEntry | None = None
+        self._is_usable = False
 
     def run(self) -> None:
         """Mount, serve until the end, and return unmounted with every request answered.
@@ -74,7 +75,7 @@ class FuseServer:
             raise ThincowError(f"the FUSE session broke down: {group.exceptions[0]}") from group
         finally:
             pyfuse3.close(unmount=self._is_mounted())
-        if not self._operations.started.is_set():
+        if not self._is_usable:
             raise MountPointError(f"{self._mount_point} was unmounted before it could be used")
 
     def _mount(self) -> None:
@@ -98,6 +99,9 @@ class FuseServer:
 
     async def _announce(self) -> None:
         await self._operations.started.wait()
+        # Only an answered request shows that the kernel and the library have come to terms.
+        await trio.to_thread.run_sync(os.statvfs, self._mount_point, abandon_on_cancel=True)
+        self._is_usable = True
         _log.info("%s: mounted", self._mount_point)
         self._ready()
 

@@ -34,7 +34,7 @@ _PLAIN_OPTIONS: Final = frozenset(
         "sync",
     }
 )
-_VALUE_OPTIONS: Final = frozenset({"context", "fsname", "max_read"})
+_VALUE_OPTIONS: Final = frozenset({"context", "fsname"})
 _PRIVILEGED_OPTIONS: Final = frozenset({"dev", "suid"})
 
 FILESYSTEM_TYPE: Final = "fuse.thincow"

@@ -27,6 +27,7 @@ def stop_mount(mount_point: Path) -> None:
             last changes could not be saved.
     """
     place = mount_point.resolve()
+    os.chdir("/")  # or this process itself might keep the mount busy
     entry = find_mount(place)
     if entry is None or not entry.is_thincow:
         raise MountPointError(f"{mount_point} is not a thincow mount")
