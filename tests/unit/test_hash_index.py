@@ -1,0 +1,185 @@
+"""The hash table: bounded, staged, and never proof of anything."""
+
+import random
+
+import pytest
+
+from tests.support.engines import NewStore
+from thincow.block_types import COW_BASE
+from thincow.engine.hash_index import HashIndex, write
+from thincow.store import hashes_table
+from thincow.store.connection import open_connection, transaction
+from thincow.store.migrations import create_schema
+
+UPSTREAM = (1 << 40) + 7
+COW = COW_BASE + 3
+HIGH = (1 << 64) - 5
+
+
+class Bench:
+    """An index over a database in memory, with commits."""
+
+    def __init__(self, capacity: int = 1000) -> None:
+        self.db = open_connection(None)
+        create_schema(self.db)
+        self.index = HashIndex(self.db, 512, capacity)
+        self.entries = 0
+        self.generation = 0
+
+    def commit(self) -> None:
+        self.generation += 1
+        frozen = self.index.freeze()
+        with transaction(self.db):
+            self.entries = write(
+                self.db, frozen, self.entries, self.index.capacity, self.generation
+            )
+        self.index.settle()
+        assert hashes_table.count(self.db) == self.entries <= self.index.capacity
+
+    def note(self, *entries: tuple[int, int]) -> None:
+        self.index.note([value for value, _ in entries], [place for _, place in entries])
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+@pytest.mark.parametrize("value", [0, 1, (1 << 63) - 1, 1 << 63, HIGH])
+def test_entry_is_found_staged_frozen_and_stored(bench, value):
+    bench.note((value, COW))
+    assert bench.index.lookup(value) == COW
+    frozen = bench.index.freeze()
+    assert bench.index.staged_entries == 0
+    assert bench.index.lookup(value) == COW
+    with transaction(bench.db):
+        write(bench.db, frozen, 0, 10, 1)
+    bench.index.settle()
+    assert bench.index.lookup(value) == COW
+    assert bench.index.lookup(value ^ 2) is None
+
+
+def test_many_entries_are_found_wherever_they_are(bench):
+    bench.note((1, UPSTREAM), (HIGH, COW))
+    bench.commit()
+    bench.note((2, UPSTREAM + 1))
+    frozen = bench.index.freeze()
+    bench.note((3, UPSTREAM + 2), (1, COW + 5))
+    found = bench.index.lookup_many([0, 1, 2, 3, 4, HIGH])
+    assert found == {1: COW + 5, 2: UPSTREAM + 1, 3: UPSTREAM + 2, HIGH: COW}
+    bench.index.merge_back(frozen)
+    assert bench.index.lookup_many([]) == {}
+
+
+def test_newer_entry_hides_an_older_one(bench):
+    bench.note((1, COW))
+    frozen = bench.index.freeze()
+    bench.note((1, COW + 1))
+    assert bench.index.lookup(1) == COW + 1
+    bench.index.merge_back(frozen)
+    assert bench.index.lookup(1) == COW + 1
+
+
+def test_entries_of_a_failed_commit_come_with_the_next(bench):
+    bench.note((1, COW), (2, COW + 1))
+    bench.index.merge_back(bench.index.freeze())
+    bench.note((3, COW + 2))
+    assert bench.index.staged_entries == 3
+    bench.commit()
+    assert bench.entries == 3
+
+
+def test_first_entry_stays_unless_it_is_stale(bench):
+    bench.note((1, COW), (2, COW))
+    bench.commit()
+    bench.index.note_stale(2)
+    bench.note((1, COW + 5), (2, COW + 5))
+    bench.commit()
+    assert bench.index.lookup_many([1, 2]) == {1: COW, 2: COW + 5}
+    assert bench.entries == 2
+
+
+def test_stale_entry_of_a_failed_commit_is_replaced_by_the_next(bench):
+    bench.note((1, COW))
+    bench.commit()
+    bench.index.note_stale(1)
+    bench.note((1, COW + 5))
+    bench.index.merge_back(bench.index.freeze())
+    bench.commit()
+    assert bench.index.lookup(1) == COW + 5
+
+
+def test_upstream_replaces_a_place_in_the_cow_store_but_not_the_other_way(bench):
+    bench.note((1, COW), (2, UPSTREAM))
+    bench.commit()
+    bench.note((1, UPSTREAM), (2, COW))
+    bench.commit()
+    assert bench.index.lookup_many([1, 2]) == {1: UPSTREAM, 2: UPSTREAM}
+    assert bench.entries == 2
+
+
+def test_zeros_are_never_recorded(bench):
+    bench.note((bench.index.zero_hash, COW), (1, COW))
+    assert bench.index.lookup(bench.index.zero_hash) is None
+    assert bench.index.staged_entries == 1
+
+
+@pytest.mark.parametrize("capacity", [1, 16, 100])
+@pytest.mark.parametrize("seed", range(3))
+def test_table_never_holds_more_than_its_bound(capacity, seed):
+    bench = Bench(capacity)
+    choose = random.Random(seed)
+    for _ in range(20):
+        values = [choose.getrandbits(64) for _ in range(choose.randint(1, 60))]
+        bench.note(*((value, COW + value % 1000) for value in values))
+        if choose.random() < 0.5:
+            bench.index.note_stale(values[0])
+        bench.commit()
+    assert bench.entries == capacity
+
+
+def test_what_gives_way_is_not_simply_the_oldest():
+    bench = Bench(capacity=64)
+    choose = random.Random(1)
+    generations = [[choose.getrandbits(64) for _ in range(8)] for _ in range(64)]
+    for values in generations:
+        bench.note(*((value, COW) for value in values))
+        bench.commit()
+    left = [len(bench.index.lookup_many(values)) for values in generations]
+    assert sum(left) == 64
+    assert sum(left[:-16]) > 8, "only the newest entries are left"
+
+
+def test_contents_read_again_and_again_are_found_though_they_do_not_fit(new_store: NewStore):
+    """A table with the oldest entries thrown out would never hit here."""
+    store = new_store(hash_table_bytes=64 * 16)
+    blocks = 96
+    content = random.Random(1).randbytes(blocks * 512)
+    store.add("a", content)
+    store.add("b", bytes(len(content)))
+    engine = store.open()
+    for _ in range(3):
+        for at in range(0, len(content), 4 * 512):
+            store.write("b", at, content[at : at + 4 * 512])
+            engine.commit()
+        for at in range(0, len(content), 4 * 512):
+            store.write("b", at, bytes(4 * 512))
+        store.read("a")
+        engine.commit()
+    assert engine.hash_usage() == (64, 64)
+    assert engine.statistics.blocks_dedup_hash > 0
+
+
+def test_table_shrinks_when_its_bound_does(new_store: NewStore):
+    store = new_store()
+    store.add("a", random.Random(1).randbytes(100 * 512))
+    store.open()
+    store.read("a")
+    store.engine.commit()
+    assert store.engine.hash_usage()[0] == 100
+    store.restart(hash_table_bytes=256)
+    assert store.engine.hash_usage() == (16, 16)
+    store.restart(hash_table_bytes=1 << 20)
+    store.read("a")
+    store.engine.commit()
+    assert store.engine.hash_usage() == (100, 1 << 16)
