@@ -42,6 +42,7 @@ class EngineTarget:
 
     def open(self) -> None:
         tuning = Tuning(
+            max_reserve_bytes=4096,
             window_blocks=self.random.choice((1, 4, 16, 4096)),
             cached_windows=self.random.choice((1, 3, 100)),
             checkpoint_wal_bytes=self.random.choice((0, 1 << 16, 64 << 20)),

@@ -22,7 +22,7 @@ from thincow.engine.options import StoreOptions, Tuning
 from thincow.store.disk import Disk
 
 BLOCK = 512
-TINY = Tuning(window_blocks=4, cached_windows=1)
+TINY = Tuning(window_blocks=4, cached_windows=1, max_reserve_bytes=4096)
 
 NewStore = Callable[..., "EngineStore"]
 

@@ -24,6 +24,8 @@ class BlockMap:
         """Read and change references through a cache; keep the counts of `cow` equal to them."""
         self._windows = windows
         self._cow = cow
+        self.changes = 0
+        """Runs changed since the last freeze."""
 
     @property
     def windows(self) -> WindowCache:
@@ -69,6 +71,7 @@ class BlockMap:
                 if reference != ZERO:
                     reference += high - low
             address += length
+        self.changes += len(changes)
         # All new references first: a block may leave one place and enter another.
         for change in changes:
             cow.add_references(change.added)
@@ -86,6 +89,7 @@ class BlockMap:
 
     def freeze(self) -> list[FrozenWindow]:
         """End the epoch and return its changes."""
+        self.changes = 0
         return self._windows.freeze()
 
     def _segments(self, address: int, length: int) -> Iterator[tuple[Window, int, int]]:

@@ -4,6 +4,8 @@ Contents first: `cowdata` is synced before the transaction that refers to it. `r
 that requests use, so it may run in another thread meanwhile.
 """
 
+import errno
+import logging
 import time
 from dataclasses import dataclass, field
 
@@ -17,6 +19,9 @@ from thincow.errors import CommitError, StoreFailedError
 from thincow.store import connection, cow_table, extents_table, globals_table
 from thincow.store.cow_file import CowFile
 from thincow.store.database import Database
+from thincow.store.space_reserve import SpaceReserve
+
+_log = logging.getLogger(__name__)
 
 _SMALL_WINDOWS = 8
 _SMALL_HASHES = 256
@@ -40,7 +45,7 @@ class Commit:
     """Makes one epoch durable.
 
     `entries` is the size of the hash table, before and after. `sync_contents`: contents were
-    written that no sync has covered yet.
+    written that no sync has covered yet. `reserve` is given up when the disk is full.
     """
 
     epoch: Epoch
@@ -52,6 +57,8 @@ class Commit:
     cow_file: CowFile
     database: Database
     must_run_inline: bool
+    reserve: SpaceReserve | None
+    is_space_low: bool
     error: CommitError | StoreFailedError | None = field(default=None)
     is_durable: bool = False
     seconds: float = 0.0
@@ -71,18 +78,30 @@ class Commit:
         try:
             if self.sync_contents:
                 self.cow_file.sync()
-            try:
-                self._write(with_hashes=True)
-            except CommitError:
-                # Hash entries are hints: better lose them than the commit, when space is short.
-                if not self.epoch.hashes.staged:
-                    raise
-                self._write(with_hashes=False)
+            self._write_somehow()
             self.is_durable = True
-            self.database.checkpoint_if_due()
+            self.database.checkpoint_if_due(soon=self.is_space_low)
         except (CommitError, StoreFailedError) as error:
             self.error = error
         self.seconds = time.perf_counter() - begin
+
+    def _write_somehow(self) -> None:
+        """Write; when space is short, without hash entries (they are hints) and from the reserve.
+
+        Raises:
+            CommitError, StoreFailedError: when all of it failed.
+        """
+        try:
+            self._write(with_hashes=True)
+        except CommitError as error:
+            if error.code != errno.ENOSPC:
+                raise
+            if self.reserve is not None:
+                try:
+                    self.reserve.release()
+                except OSError as problem:
+                    _log.error("the reserve cannot be given up: %s", problem.strerror)
+            self._write(with_hashes=False)
 
     def _write(self, *, with_hashes: bool) -> None:
         db = self.database.writer

@@ -8,6 +8,8 @@ Invariants:
 """
 
 import logging
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +21,7 @@ from thincow.engine.hash_index import HashIndex
 from thincow.engine.open_store import OpenStore
 from thincow.engine.options import Tuning
 from thincow.engine.statistics import Statistics
-from thincow.errors import StoreFailedError
+from thincow.errors import CommitError, StoreFailedError
 from thincow.store import connection, cow_table, globals_table
 from thincow.store.disk import Disk
 from thincow.store.failure_mark import MARK_NAME, write_mark
@@ -28,6 +30,10 @@ from thincow.store.label import LabelFile
 _log = logging.getLogger(__name__)
 
 _SCAN_ROWS: Final = 4096
+_BYTES_A_CHANGE: Final = 16384
+_RETRY_S: Final = 1.0
+"""Least time between attempts to end a lack of space."""
+
 _PUNCH_RUNS: Final = 256
 _PUNCH_AFTER_BYTES: Final = 1 << 20
 
@@ -65,8 +71,11 @@ class Committer:
         self.failed = False
         """A sync failed: nothing is committed any more."""
         self.no_space = False
-        """The last commit failed, and may succeed when it is tried again."""
+        """The last commit failed, or needed the reserve: no write is taken until there is room."""
+        self._is_space_low = False
+        self._next_try_s = 0.0
         self._scan_for_free_blocks()
+        self._look_after_space()
 
     @property
     def is_running(self) -> bool:
@@ -88,6 +97,12 @@ class Committer:
     def exceeds(self, factor: int, tuning: Tuning) -> bool:
         """Tell whether the running epoch is `factor` times as large as a commit should be."""
         parts = self._parts
+        reserve = self._store.reserve
+        if self._is_space_low and reserve is not None:
+            # Each change may dirty a page of each of two tables, with room for as much again.
+            changes = reserve.size_bytes // _BYTES_A_CHANGE
+            if parts.block_map.changes > factor * changes:
+                return True
         return (
             parts.cow.new_bytes > factor * tuning.commit_new_bytes
             or parts.block_map.windows.dirty_windows > factor * tuning.commit_dirty_windows
@@ -109,7 +124,7 @@ class Committer:
         parts = self._parts
         counts, freed = parts.cow.freeze()
         epoch = Epoch(
-            references=parts.block_map.windows.freeze(),
+            references=parts.block_map.freeze(),
             counts=counts,
             checksums=parts.checksums.windows.freeze() if parts.checksums is not None else [],
             freed=freed,
@@ -126,6 +141,8 @@ class Committer:
             cow_file=cow_file,
             database=self._store.database,
             must_run_inline=not self._store.database.commits_may_run_in_thread,
+            reserve=self._store.reserve,
+            is_space_low=self._is_space_low,
         )
         cow_file.unsynced = False
         return self._running
@@ -148,6 +165,7 @@ class Committer:
         self.no_space = commit.error is not None and not self.failed
         if commit.error is not None:
             raise commit.error
+        self._look_after_space()
 
     def commit(self) -> None:
         """Make everything written so far durable.
@@ -168,6 +186,11 @@ class Committer:
             CommitError, StoreFailedError: when something could not be written; what was committed
                 before is kept.
         """
+        if self._store.reserve is not None:
+            # Nothing comes after this commit: it may use all there is.
+            reserve, self._store.reserve = self._store.reserve, None
+            with suppress(OSError):
+                reserve.release()
         self.commit()
         try:
             self._parts.cow.punch(max_runs=None)
@@ -178,9 +201,39 @@ class Committer:
             self._label.write(self._generation)
             self._label.sync()
         except OSError as error:
-            raise StoreFailedError(f"cowdata.id cannot be written: {error.strerror}") from error
+            _log.warning("cowdata.id: %s: the next open will check the store", error.strerror)
+            return
         with connection.transaction(self._store.database.writer):
             globals_table.store(self._store.database.writer, {"clean": 1})
+
+    def make_room(self) -> bool:
+        """Try to end a lack of space; tell whether writes may be taken again."""
+        if self.no_space and time.monotonic() >= self._next_try_s:
+            self._next_try_s = time.monotonic() + _RETRY_S
+            if not self.is_running:
+                with suppress(CommitError, StoreFailedError):
+                    self.commit()
+                    self._look_after_space()
+        return not self.no_space
+
+    def _look_after_space(self) -> None:
+        """Take the reserve back, and notice in time that space runs short."""
+        reserve = self._store.reserve
+        if reserve is None:
+            return
+        try:
+            held = reserve.hold()
+            low = reserve.is_low()
+        except OSError as error:
+            _log.error("the reserve cannot be kept: %s", error.strerror)
+            return
+        if low and not self._is_space_low:
+            _log.warning(
+                "space runs low in %s: commits are kept small; free some space soon",
+                self._store.paths.directories[-1],
+            )
+        self._is_space_low = low
+        self.no_space = not held
 
     def _fail(self, error: StoreFailedError) -> None:
         self.failed = True

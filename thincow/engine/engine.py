@@ -152,8 +152,8 @@ class Engine:
             raise ReadOnlyError("the store is mounted read-only")
         if self._committer.failed:
             raise StoreFailedError("a sync of the store failed earlier: unmount and check it")
-        if self._committer.no_space:
-            raise NoSpaceError("the last commit failed: no write is taken until one succeeds")
+        if self._committer.no_space and not self._committer.make_room():
+            raise NoSpaceError("there is no room for a commit: no write is taken until there is")
         self._trim()
         try:
             return self._writer.write(device, offset, bytes(data), fetch or self._spare_fetch)

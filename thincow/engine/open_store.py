@@ -43,6 +43,7 @@ from thincow.store.globals_table import Globals
 from thincow.store.label import LabelFile
 from thincow.store.locks import DirectoryLock, lock_directories
 from thincow.store.migrations import migrate
+from thincow.store.space_reserve import SpaceReserve
 from thincow.store.upstream import (
     Upstream,
     UpstreamFile,
@@ -56,13 +57,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class OpenStore:
-    """Everything that is open. `label` is None for a read-only store."""
+    """Everything that is open. `label` and `reserve` are None for a read-only store."""
 
     paths: StorePaths
     database: Database
     facts: Globals
     cow_file: CowFile
     label: LabelFile | None
+    reserve: SpaceReserve | None
     locks: list[DirectoryLock]
     devices: list[Device]
 
@@ -203,12 +205,17 @@ def _assemble(
         Device(checked.row, by_name.get(checked.row.name), facts.block_size)
         for checked in verdict.devices
     ]
-    label = None
+    label = reserve = None
     with ExitStack() as stack:
         stack.enter_context(_as_one_line(paths))
         cow_file = CowFile(disk, paths.data_dir, read_only=options.read_only)
         stack.callback(cow_file.close)
         if not options.read_only:
+            if paths.database is not None:
+                directory = paths.database.parent
+                reserve = SpaceReserve(disk, directory, options.tuning.max_reserve_bytes)
+                # What a killed process left of it is room for the first commit.
+                reserve.release()
             facts = _mark_open(options, database, facts, list(verdict.devices))
             label = LabelFile(disk, paths.data_dir, facts.store_id)
             stack.callback(label.close)
@@ -217,7 +224,7 @@ def _assemble(
                 remove_mark(disk, paths.data_dir)
         stack.pop_all()
     connection.limit_size(database.writer, options.max_metadata_bytes)
-    return OpenStore(paths, database, facts, cow_file, label, locks, devices)
+    return OpenStore(paths, database, facts, cow_file, label, reserve, locks, devices)
 
 
 @contextmanager

@@ -24,6 +24,8 @@ class Tuning:
     """Hash entries waiting for the table after which a commit is due."""
     commit_interval_s: float = 5.0
     """Seconds after which changes are committed even if nobody asks."""
+    max_reserve_bytes: int = 8 << 20
+    """Most space kept back for the last commit on a full disk."""
     checkpoint_wal_bytes: int = 64 << 20
     """Size of the write-ahead log after which it is copied into the database."""
 

@@ -76,13 +76,15 @@ class Database:
         immutable = self.writer is self.reader
         return open_connection(self.path, read_only=True, immutable=immutable, vfs=self._vfs)
 
-    def checkpoint_if_due(self) -> None:
-        """Merge a long write-ahead log; a full disk only puts it off. By whoever commits.
+    def checkpoint_if_due(self, *, soon: bool = False) -> None:
+        """Merge a long write-ahead log, or with `soon` any; a full disk only puts it off.
+
+        By whoever commits.
 
         Raises:
             StoreFailedError: when a sync failed.
         """
-        if self._log_pages <= self._checkpoint_pages:
+        if self._log_pages <= (0 if soon else self._checkpoint_pages):
             return
         try:
             checkpoint(self.writer)

@@ -103,6 +103,11 @@ class Disk:
         """Give the space of a range back; it reads as zeros."""
         self._fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length)
 
+    def filesystem_bytes(self, path: Path) -> tuple[int, int]:
+        """Return the size of the filesystem that holds a path, and what of it we may still use."""
+        status = os.statvfs(path)
+        return status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
+
     def rename(self, source: Path, target: Path) -> None:
         """Rename a file, replacing `target`."""
         os.rename(source, target)
