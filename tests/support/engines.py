@@ -3,6 +3,7 @@
 Every fetch that a call asks for is run; every store that was closed is checked.
 """
 
+import copy
 import errno
 import os
 import shutil
@@ -157,6 +158,13 @@ class EngineStore:
         assert engine is not None
         engine.close()
         self.adopt_copy()
+
+    def another(self) -> "EngineStore":
+        """Return the same store as another process would open it."""
+        view = copy.copy(self)
+        view.options = dict(self.options)
+        view._engine = None
+        return view
 
     def copy_files(self) -> None:
         """Copy the files of the store, as they are now, for `adopt_copy`."""

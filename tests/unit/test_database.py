@@ -1,6 +1,5 @@
 """`metadata.db` as a whole: made, migrated, refused."""
 
-import shutil
 import sqlite3
 from pathlib import Path
 
@@ -8,13 +7,14 @@ import pytest
 
 from tests.support.directories import photograph
 from tests.support.engines import EngineStore
+from tests.support.sqlite_shell import SqliteShell
 from thincow.errors import CorruptStoreError, StoreMismatchError, ThincowError
 from thincow.store import database, sql_files
 from thincow.store.connection import APPLICATION_ID, open_connection, transaction
 from thincow.store.database import expected_schema, schema_of
 from thincow.store.disk import Disk
 from thincow.store.globals_table import Globals
-from thincow.store.migrations import create_schema, migrate, version_of
+from thincow.store.migrations import migrate, version_of
 
 FACTS = Globals("0" * 32, 512, 4, 0, clean=True, hash_entries=0, checksum_bits=0)
 WHERE = Path("metadata.db")
@@ -227,9 +227,10 @@ def test_damaged_database_is_noticed_after_an_unclean_close(closed):
 
 
 def test_views_can_be_read_by_the_shell_of_the_system(closed):
-    sqlite_shell = shutil.which("sqlite3")
-    assert sqlite_shell is not None
-    connection = sqlite3.connect(closed.database)
-    rows = connection.execute("SELECT device, offset_bytes, length_bytes, kind FROM extent_list")
-    assert rows.fetchall() == [("a", 512, 1024, "cow")]
-    connection.close()
+    closed.open()
+    with SqliteShell(closed.database) as shell:
+        rows = shell.run("SELECT device, offset_bytes, length_bytes, kind FROM extent_list")
+        assert rows == ["a|512|1024|cow"]
+        assert shell.run("SELECT blocks FROM savings WHERE kind = 'total'") == ["0"]
+        assert shell.run("SELECT cow_blocks, cow_references FROM space_use") == ["2|2"]
+        assert shell.run("SELECT name, blocks, cow_blocks FROM device_summary") == ["a|4|2"]
