@@ -41,12 +41,7 @@ class Contents:
             if block >= self._cow.end_block:
                 return 0
             return self._cow.live_run(block, min(limit, self._cow.end_block - block))
-        if reference < 0:
-            return 0
-        device = self._devices.get(reference >> DEVICE_SHIFT)
-        if device is None or device.upstream is None:
-            return 0
-        return max(0, min(limit, device.end_block - reference))
+        return self._present(reference, limit)
 
     def load(
         self, reference: int, length: int, into: memoryview, fetch: Fetch
@@ -72,14 +67,13 @@ class Contents:
                 return self._load_rest(reference, length, into, fetch, lost)
         found = fetch.find(reference, length)
         if found is not None:
+            self._count_errors(fetch)
             into[:] = found[0]
-            if found[1]:
-                self._count_errors(reference, length, found[1])
             return found[1]
+        present = self._present(reference, length)
+        if present < length:
+            return self._load_present(reference, length, present, into, fetch)
         wanted = self._locate(reference, length)
-        if wanted is None:
-            self._fill_zeros(into)
-            return frozenset(range(length))
         available = wanted.length_bytes
         try:
             if self._disk.read_cached(wanted.fd, into[:available], wanted.offset_bytes):
@@ -91,6 +85,18 @@ class Contents:
         self._pin(reference, length)
         fetch.want(wanted)
         return None
+
+    def _load_present(
+        self, reference: int, length: int, present: int, into: memoryview, fetch: Fetch
+    ) -> frozenset[int] | None:
+        """Load a run of which only the first `present` blocks exist; the others are bad."""
+        split = present * self._block_size
+        self._fill_zeros(into[split:])
+        bad = frozenset(range(present, length))
+        if not present:
+            return bad
+        found = self.load(reference, present, into[:split], fetch)
+        return None if found is None else found | bad
 
     def _load_rest(
         self,
@@ -114,38 +120,41 @@ class Contents:
 
     def load_if_cached(self, reference: int, into: memoryview) -> bool:
         """Put the contents of one upstream block into a buffer if that takes no disk access."""
+        if not self._present(reference, 1):
+            return False
         wanted = self._locate(reference, 1)
-        if wanted is None or wanted.length_bytes < len(into):
+        if wanted.length_bytes < len(into):
             return False
         try:
             return self._disk.read_cached(wanted.fd, into, wanted.offset_bytes)
         except OSError:
             return False
 
-    def _locate(self, reference: int, length: int) -> Wanted | None:
-        size = self._block_size
+    def _present(self, reference: int, length: int) -> int:
+        """Return how many blocks from `reference` on, at most `length`, there are to read."""
         if reference >= COW_BASE:
-            return Wanted(
-                reference,
-                length,
-                self._cow.file.fd,
-                (reference - COW_BASE) * size,
-                length * size,
-            )
+            return length
         device = self._devices.get(reference >> DEVICE_SHIFT)
         if device is None or device.upstream is None:
-            return None
+            return 0
+        return max(0, min(length, device.end_block - reference))
+
+    def _locate(self, reference: int, length: int) -> Wanted:
+        size = self._block_size
+        if reference >= COW_BASE:
+            offset = (reference - COW_BASE) * size
+            return Wanted(reference, length, self._cow.file.fd, offset, length * size)
+        device = self._devices[reference >> DEVICE_SHIFT]
+        assert device.upstream is not None
+        device.stats.upstream_reads += 1
         offset = (reference - device.first_block) * size
         available = min(length * size, device.upstream.size_bytes - offset)
-        if available <= (length - 1) * size:
-            return None
-        device.stats.upstream_reads += 1
         return Wanted(reference, length, device.upstream.fd, offset, available)
 
-    def _count_errors(self, reference: int, length: int, bad: frozenset[int]) -> None:
-        if reference < COW_BASE:
-            device = self._devices[reference >> DEVICE_SHIFT]
-            device.stats.upstream_read_errors += sum(1 for index in bad if index < length)
+    def _count_errors(self, fetch: Fetch) -> None:
+        for reference in fetch.take_errors():
+            if reference < COW_BASE:
+                self._devices[reference >> DEVICE_SHIFT].stats.upstream_read_errors += 1
 
     def _fill_zeros(self, into: memoryview) -> None:
         done = 0

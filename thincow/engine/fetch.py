@@ -53,6 +53,7 @@ class Fetch:
         self._wanted: list[Wanted] = []
         self._fetched: list[Fetched] = []
         self._pinned: list[tuple[int, int]] = []
+        self._errors: list[int] = []
 
     def want(self, wanted: Wanted) -> None:
         """Add a run, which the caller has pinned."""
@@ -71,8 +72,8 @@ class Fetch:
             if at >= 0 and at + length_blocks <= part.length_blocks:
                 size = self._block_size
                 bad = part.bad
-                if bad and at:
-                    bad = frozenset(index - at for index in bad if index >= at)
+                if bad:
+                    bad = frozenset(index - at for index in bad if at <= index < at + length_blocks)
                 return part.data[at * size : (at + length_blocks) * size], bad
         return None
 
@@ -82,9 +83,15 @@ class Fetch:
             wanted = self._wanted.pop()
             data = bytearray(wanted.length_blocks * self._block_size)
             bad = self._read(wanted, data)
+            self._errors += [wanted.reference + index for index in bad]
             self._fetched.append(
                 Fetched(wanted.reference, wanted.length_blocks, memoryview(data), frozenset(bad))
             )
+
+    def take_errors(self) -> list[int]:
+        """Return the references of blocks found bad, each once."""
+        errors, self._errors = self._errors, []
+        return errors
 
     def release(self) -> None:
         """Drop the pins. In the engine's thread, when the call has ended either way."""

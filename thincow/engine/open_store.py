@@ -183,7 +183,8 @@ def _assemble(
     if paths.database is not None:
         require_halves_match(disk, paths, facts)
     require_same_choices(options, facts)
-    if not options.read_only:
+    if not options.read_only and paths.database is not None:
+        database.use_log()
         migrate(database.writer, where)
     facts = database_file.validate(database.reader, where)
     if not facts.clean:

@@ -16,6 +16,7 @@ from thincow.store.bulk import fetch_rows
 from thincow.store.connection import (
     checkpoint,
     close_without_checkpoint,
+    commit_error,
     open_connection,
     transaction,
 )
@@ -75,6 +76,17 @@ class Database:
             return copy_to_memory(self.reader)
         immutable = self.writer is self.reader
         return open_connection(self.path, read_only=True, immutable=immutable, vfs=self._vfs)
+
+    def use_log(self) -> None:
+        """Make sure that commits go through a write-ahead log, as they do in a new store.
+
+        Raises:
+            CommitError, StoreFailedError: when the database cannot be written.
+        """
+        try:
+            self.writer.pragma("journal_mode", "WAL")
+        except apsw.Error as error:
+            raise commit_error(error) from error
 
     def checkpoint_if_due(self, *, soon: bool = False) -> None:
         """Merge a long write-ahead log, or with `soon` any; a full disk only puts it off.
@@ -155,7 +167,6 @@ def open_database(
     """
     writer = open_connection(path, temp_in_memory=temp_in_memory, vfs=vfs)
     try:
-        writer.pragma("journal_mode", "WAL")
         reader = open_connection(path, read_only=True, temp_in_memory=temp_in_memory, vfs=vfs)
     except apsw.Error:
         writer.close()
