@@ -9,6 +9,7 @@ For more than the default, or to repeat one seed:
 import errno
 import random
 from dataclasses import dataclass, field
+from threading import Thread
 
 import pytest
 
@@ -30,8 +31,8 @@ LOG = "metadata.db-wal"
 class EngineTarget:
     """An engine store as the exerciser drives it.
 
-    By itself it begins commits and finishes them some requests later, lets some of them fail, and
-    changes options and sizes of caches at restarts.
+    By itself it begins commits and finishes them some requests later, runs some of them in a
+    thread meanwhile, lets some of them fail, and changes options and sizes of caches at restarts.
     """
 
     store: EngineStore
@@ -39,6 +40,7 @@ class EngineTarget:
     random: random.Random
     happened: dict[str, int] = field(default_factory=dict)
     _commit: Commit | None = None
+    _thread: Thread | None = None
 
     def open(self) -> None:
         tuning = Tuning(
@@ -80,8 +82,8 @@ class EngineTarget:
         self.open()
 
     def kill(self) -> None:
-        if self._commit is not None and self.random.random() < 0.5:
-            self._commit.run()
+        if self._thread is not None:
+            self._thread.join()
         self.store.copy_files()
         self.disk.mend()
         self._finish()
@@ -105,14 +107,22 @@ class EngineTarget:
             self._finish()
         else:
             self._commit = self.store.engine.freeze()
-            if self._commit is not None and self.random.random() < 0.1:
+            if self._commit is None:
+                return
+            if self.random.random() < 0.1:
                 self.disk.fail("write", LOG, errno.ENOSPC)
+            if self.random.random() < 0.5 and not self._commit.must_run_inline:
+                self._thread = Thread(target=self._commit.run)
+                self._thread.start()
 
     def _finish(self) -> None:
         commit, self._commit = self._commit, None
+        thread, self._thread = self._thread, None
         if commit is None:
             return
-        if not commit.is_durable:
+        if thread is not None:
+            thread.join()
+        else:
             commit.run()
         try:
             self.store.engine.finish(commit)

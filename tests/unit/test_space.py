@@ -194,3 +194,16 @@ def test_tiny_hash_table_never_harms_and_retroactive_makes_up_for_it(new_store, 
     assert store.read("a") == content
     assert store.live_cow_blocks() == 0
     assert store.count_dirty() == 0
+
+
+def test_contents_that_a_killed_mount_never_committed_take_nothing(disks):
+    disks.write("a", 0, unique(3, 8))
+    disks.engine.commit()
+    disks.write("a", SIZE, bytes(5 * SIZE))
+    disks.restart()
+    disks.write("b", 0, unique(4, 5))
+    disks.kill()
+    disks.open()
+    assert disks.read("b") == unique(2, 2 * HALF)
+    disks.close()
+    assert disks.stored_blocks() == 3
