@@ -86,9 +86,18 @@ class DeviceFiles:
         """Read; a view is valid only until the next call of the engine.
 
         Raises:
-            RequestError: as the engine does.
+            RequestError: as the engine does; with the page cache also when a later block is bad.
         """
         device.stats.fuse_reads += 1
+        data = await self._read(device, offset, length)
+        end = offset + len(data)
+        if not self._direct_io and end < min(offset + length, device.size_bytes):
+            # The page cache takes a short answer for the end of the file: what follows would read
+            # as nothing or zeros. After an error the kernel asks for each page by itself.
+            raise BlockReadError(f"{device.name}: cannot read byte {end}")
+        return data
+
+    async def _read(self, device: Device, offset: int, length: int) -> bytes | memoryview:
         try:
             return self._engine.read(device, offset, length)
         except WouldBlock as blocked:
