@@ -33,23 +33,31 @@ class FaultyDisk:
 
 @contextmanager
 def faulty_disk(
-    backing: Path, mountpoint: Path, read_error_every: int = 0, block_size: int = 4096
+    backing: Path,
+    mountpoint: Path,
+    read_error_every: int = 0,
+    block_size: int = 4096,
+    first_bad_block: int | None = None,
 ) -> Iterator[FaultyDisk]:
     """Serve the files in `backing` at `mountpoint`, an empty directory, until the block ends.
 
     Args:
         backing: a directory of regular files; they are written through.
         mountpoint: an existing directory.
-        read_error_every: N: reads of blocks N - 1, 2N - 1, ... of each file fail; 0: none.
+        read_error_every: N: reads of every Nth block of each file fail; 0: none.
         block_size: the blocks that `read_error_every` counts, in bytes.
+        first_bad_block: the index of the first block that fails; N - 1 when not given.
     """
     control = mountpoint.with_name(mountpoint.name + ".control")
+    if first_bad_block is None:
+        first_bad_block = max(0, read_error_every - 1)
     command = [
         sys.executable,
         str(_SERVER),
         str(backing),
         str(mountpoint),
         f"--read-error-every={read_error_every}",
+        f"--first-bad-block={first_bad_block}",
         f"--block-size={block_size}",
         f"--control={control}",
     ]

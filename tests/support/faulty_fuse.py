@@ -30,10 +30,16 @@ class FaultyOperations(pyfuse3.Operations):
     """One flat directory: inode 1 is the root, file i of the sorted names has inode i + 2."""
 
     def __init__(
-        self, backing: Path, read_error_every: int, block_size: int, control: Path | None
+        self,
+        backing: Path,
+        read_error_every: int,
+        first_bad_block: int,
+        block_size: int,
+        control: Path | None,
     ) -> None:
         super().__init__()
         self._read_error_every = read_error_every
+        self._first_bad_block = first_bad_block
         self._block_size = block_size
         self._control = control
         self._names = sorted(entry.name for entry in backing.iterdir() if entry.is_file())
@@ -102,10 +108,10 @@ class FaultyOperations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno.EIO)
 
     def _touches_bad_block(self, offset: int, size: int) -> bool:
-        """Bad are the blocks N - 1, 2N - 1, ...: the first block of a file is a good one."""
-        first = offset // self._block_size
-        last = (offset + max(size, 1) - 1) // self._block_size
-        return (last + 1) // self._read_error_every > first // self._read_error_every
+        first = offset // self._block_size - self._first_bad_block
+        last = (offset + max(size, 1) - 1) // self._block_size - self._first_bad_block
+        every = self._read_error_every
+        return last >= 0 and last // every > (first - 1) // every
 
     def _attributes(self, inode: int) -> pyfuse3.EntryAttributes:
         attributes = pyfuse3.EntryAttributes()
@@ -141,6 +147,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("backing", type=Path)
     parser.add_argument("mountpoint", type=Path)
     parser.add_argument("--read-error-every", type=int, default=0)
+    parser.add_argument("--first-bad-block", type=int, default=0)
     parser.add_argument("--block-size", type=int, default=4096)
     parser.add_argument("--control", type=Path)
     options = parser.parse_args(arguments)
@@ -149,7 +156,11 @@ def main(arguments: Sequence[str]) -> None:
     if os.getppid() != parent:
         return
     operations = FaultyOperations(
-        options.backing, options.read_error_every, options.block_size, options.control
+        options.backing,
+        options.read_error_every,
+        options.first_bad_block,
+        options.block_size,
+        options.control,
     )
     fuse_options = set(pyfuse3.default_options) | {"fsname=faulty"}
     pyfuse3.init(operations, str(options.mountpoint), fuse_options)
