@@ -6,6 +6,7 @@ its name at once. So a label with generation 0 without metadata is a creation th
 
 import os
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,8 +106,9 @@ def create_store(disk: Disk, paths: StorePaths, options: StoreOptions) -> Connec
     )
     try:
         for directory in paths.directories:
-            if not directory.is_dir():
-                directory.mkdir()
+            directory.mkdir(exist_ok=True)
+            # Also one that exists already may have been made by a process that was killed here.
+            with suppress(PermissionError):
                 disk.sync_directory(directory.parent)
         disk.close(disk.open(paths.cowdata, os.O_RDWR | os.O_CREAT))
         label = LabelFile(disk, paths.data_dir, facts.store_id, create=True)
