@@ -125,9 +125,9 @@ def test_btrfs_conversion_takes_under_two_mebibytes(mount: Mount) -> None:
     assert written * BLOCK > FILE_SIZE
     assert kept <= 476  # the original: 477 to 485
     assert kept <= 0.02 * written
-    # About 500 of the stored blocks are superblocks, which are new at each transaction and take
-    # the place of the last one's.
-    assert stored <= 0.03 * written
+    # Rounded, 98 % were duplicates when they came. About 500 of the others are superblocks, which
+    # are new at each transaction and take the place of the last one's.
+    assert stored <= 0.025 * written
     assert array.hash_images() == array.hashes
     assert_single_device_is_right(mount, array)
 
