@@ -5,7 +5,8 @@ import logging
 import pytest
 
 from tests.support.engines import BLOCK, EngineStore, NewStore, letter, letters
-from thincow.errors import ChecksumError
+from tests.support.sqlite_shell import SqliteShell
+from thincow.errors import ChecksumError, StoreFailedError
 
 CONTENT = "abcdefghijkl"
 
@@ -152,3 +153,16 @@ def test_retroactive_look_back_keeps_checksums_right(new_store):
     assert store.places("b") == [f"a {number}" for number in range(4)]
     store.restart()
     assert store.read("b") == letters("abcd")
+
+
+def test_write_whose_sum_cannot_be_kept_changes_nothing(checked):
+    checked.read("a")
+    checked.close()
+    with SqliteShell(checked.database) as shell:
+        shell.run("UPDATE checksums SET sums = x'00'")
+    checked.must_be_sound = False
+    checked.open()
+    with pytest.raises(StoreFailedError, match="checksums"):
+        checked.write_blocks("a", 0, "x")
+    assert checked.count_dirty() == 0
+    assert checked.live_cow_blocks() == 0

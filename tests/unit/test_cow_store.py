@@ -197,6 +197,18 @@ def test_space_is_claimed_before_blocks_are_handed_out(bench):
     assert bench.disk.of("claim", name="cowdata")[-1].length >= BLOCK
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_blocks_are_not_lost_when_more_cannot_be_claimed(bench, code):
+    bench.take(2)
+    bench.drop(0, 1)
+    with bench.disk.failing("claim", "cowdata", code):
+        bench.file.truncate(2 * BLOCK)  # nothing is claimed ahead any more
+        with pytest.raises((NoSpaceError, OSError)):
+            bench.cow.allocate(3)
+    assert bench.cow.reusable_blocks == 2
+    assert bench.take(2) == [0, 1]
+
+
 def test_only_whole_pages_are_punched(bench):
     bench.take(32)
     bench.commit()

@@ -103,6 +103,8 @@ class BlockWriter:
     def _write_blocks(self, address: int, data: bytes, fetch: Fetch) -> None:
         hashes = hash_blocks(data, self._block_size)
         plan = self._deduplication.plan(address, data, hashes, fetch)
+        if self._checksums is not None:
+            self._checksums.windows.preload(address, len(hashes))
         stored = self._cow.allocate(plan.new) if plan.new else []
         try:
             runs, fresh = self._store(data, plan.runs, stored) if stored else (plan.runs, [])

@@ -79,6 +79,7 @@ class CowStore:
 
         Raises:
             NoSpaceError: when a quota or the filesystem forbids; nothing was handed out then.
+            OSError: when the filesystem fails otherwise; nothing was handed out either.
         """
         runs = self._holding.take(count)
         missing = count - sum(length for _, length in runs)
@@ -89,7 +90,7 @@ class CowStore:
         if missing:
             try:
                 runs.append(self._grow(missing))
-            except NoSpaceError:
+            except BaseException:
                 self.give_back(runs)
                 raise
         self.new_bytes += count * self.block_size

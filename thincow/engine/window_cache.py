@@ -84,6 +84,11 @@ class WindowCache:
             self._windows.move_to_end(number)
         return window
 
+    def preload(self, first: int, length: int) -> None:
+        """Load the windows of a range of blocks, so that using them cannot fail until `trim`."""
+        for number in range(first >> self.shift, ((first + length - 1) >> self.shift) + 1):
+            self.get(number)
+
     def change(self, window: Window, low: int, high: int) -> None:
         """Announce that positions [low, high) of a window are about to change."""
         if window.base is None:
