@@ -7,6 +7,8 @@ import pytest
 from tests.support.engines import BLOCK, EngineStore, NewStore, letters
 from tests.support.scripted_disk import ScriptedDisk
 from tests.support.sqlite_shell import SqliteShell
+from thincow.engine import committer
+from thincow.engine.options import Tuning
 from thincow.errors import CommitError, NoSpaceError, StoreFailedError
 
 LOG = "metadata.db-wal"
@@ -153,6 +155,71 @@ def test_sync_that_fails_is_final(scripted, disk, name):
     engine.close()
     changes = {"write", "sync", "truncate", "punch", "claim"}
     assert [call for call in disk.calls if call.kind in changes] == []
+
+
+def test_write_that_finds_out_that_a_sync_failed_is_not_taken(scripted, disk, monkeypatch):
+    monkeypatch.setattr(committer, "_RETRY_S", 0.0)
+    scripted.write_blocks("a", 0, "x")
+    with disk.failing("write", LOG, errno.ENOSPC), pytest.raises(CommitError):
+        scripted.engine.commit()
+    # The next write tries to make room first.
+    with disk.failing("sync", "cowdata"), pytest.raises(StoreFailedError):
+        scripted.write_blocks("a", 1, "y")
+    assert scripted.read_blocks("a", 1, 1) == "b"
+    assert scripted.engine.failed
+    scripted.close()
+
+
+def test_failed_store_is_closed_without_leaving_the_reserve(scripted, disk):
+    scripted.write_blocks("a", 0, "x")
+    assert (scripted.data_dir / "reserve").exists()
+    with disk.failing("sync", "cowdata"), pytest.raises(StoreFailedError):
+        scripted.engine.commit()
+    scripted.close()
+    assert not (scripted.data_dir / "reserve").exists()
+
+
+def test_last_reader_of_a_failed_store_does_not_merge_the_log(scripted, disk):
+    engine = scripted.engine
+    scripted.write_blocks("a", 0, "x")
+    engine.commit()
+    snapshot = engine.snapshot()
+    scripted.write_blocks("a", 1, "y")
+    with disk.failing("sync", "cowdata"), pytest.raises(StoreFailedError):
+        engine.commit()
+    scripted.forget()
+    engine.close()
+    disk.calls.clear()
+    snapshot.close()
+    assert disk.of("write", "sync", "truncate") == []
+
+
+def test_reading_does_not_fill_the_memory_of_a_failed_store(scripted, disk):
+    engine = scripted.engine
+    scripted.write_blocks("a", 0, "x")
+    with disk.failing("sync", "cowdata"), pytest.raises(StoreFailedError):
+        engine.commit()
+    staged = engine.hints_waiting
+    assert scripted.read_blocks("a", 2) == "cdefghijkl"
+    assert engine.hints_waiting == staged
+    scripted.close()
+
+
+def test_reading_makes_a_commit_due_and_notes_no_more_than_that_takes(new_store):
+    store = new_store(tuning=Tuning(window_blocks=4, commit_staged_hashes=3))
+    store.add("a", "abcdefghijkl")
+    engine = store.open()
+    store.read_blocks("a", 0, 3)
+    assert not engine.hints_due
+    store.read_blocks("a", 3, 1)
+    assert engine.hints_due
+    for block in range(4, 12):
+        store.read_blocks("a", block, 1)
+    assert engine.hints_waiting == 2 * 3
+    engine.commit()
+    assert not engine.hints_due
+    store.read_blocks("a", 6, 3)
+    assert engine.hints_waiting == 3
 
 
 def test_sync_of_contents_that_fails_leaves_the_last_commit(scripted, disk):

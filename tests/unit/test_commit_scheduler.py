@@ -248,11 +248,11 @@ def test_write_that_makes_a_commit_due_starts_it() -> None:
             nursery.start_soon(scheduler.run)
             await trio.testing.wait_all_tasks_blocked()
             engine.written.append(1)
-            scheduler.note_write()
+            scheduler.note_change()
             await trio.testing.wait_all_tasks_blocked(0.01)
             assert engine.durable == []
             engine.commit_due = True
-            scheduler.note_write()
+            scheduler.note_change()
             await trio.testing.wait_all_tasks_blocked(0.01)
             assert engine.durable == [1]
             nursery.cancel_scope.cancel()

@@ -8,7 +8,7 @@ import pytest
 from tests.support.directories import photograph
 from tests.support.engines import EngineStore
 from tests.support.sqlite_shell import SqliteShell
-from thincow.errors import CorruptStoreError, StoreMismatchError, ThincowError
+from thincow.errors import CorruptStoreError, StoreFailedError, StoreMismatchError, ThincowError
 from thincow.store import database, sql_files
 from thincow.store.connection import APPLICATION_ID, open_connection, transaction
 from thincow.store.database import expected_schema, schema_of
@@ -195,12 +195,15 @@ def test_impossible_facts_are_refused(closed, statement):
         "INSERT INTO extents SELECT first_block + 1, 1, 2, 0 FROM extents",
     ],
 )
-def test_impossible_extents_are_not_used(closed, statement):
+def test_impossible_extents_are_not_used(closed, statement, caplog):
     alter(closed, statement)
     closed.must_be_sound = False
     closed.open()
-    with pytest.raises(CorruptStoreError, match="thincow fsck"):
+    with pytest.raises(StoreFailedError, match="thincow fsck"):
         closed.read("a")
+    with pytest.raises(StoreFailedError, match="thincow fsck"):
+        closed.write_blocks("a", 0, "v")
+    assert "run 'thincow fsck'" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"", b"no database at all" * 100])

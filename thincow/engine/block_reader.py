@@ -110,7 +110,7 @@ class BlockReader:
             raise WouldBlock(fetch)
         if self._checksums is not None:
             self._verify(device, first, count, buffer, errors)
-        if self._hashes is not None:
+        if self._hashes is not None and self._hashes.takes_hints:
             self._note(runs, buffer, errors)
         return errors
 

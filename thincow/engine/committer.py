@@ -207,11 +207,15 @@ class Committer:
             globals_table.store(self._store.database.writer, {"clean": 1})
 
     def make_room(self) -> bool:
-        """Try to end a lack of space; tell whether writes may be taken again."""
+        """Try to end a lack of space; tell whether writes may be taken again.
+
+        Raises:
+            StoreFailedError: when a sync failed meanwhile.
+        """
         if self.no_space and time.monotonic() >= self._next_try_s:
             self._next_try_s = time.monotonic() + _RETRY_S
             if not self.is_running:
-                with suppress(CommitError, StoreFailedError):
+                with suppress(CommitError):
                     self.commit()
                     self._look_after_space()
         return not self.no_space
@@ -238,6 +242,7 @@ class Committer:
     def _fail(self, error: StoreFailedError) -> None:
         self.failed = True
         self._parts.cow.only_durable = True
+        self._parts.hashes.stop_hints()
         _log.critical(
             "%s: nothing is written any more in this mount, and what was not committed is lost; "
             "unmount, see to the disk, and run 'thincow fsck'",

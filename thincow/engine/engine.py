@@ -24,7 +24,7 @@ from thincow.engine.seen_blocks import SeenBlocks
 from thincow.engine.statistics import Statistics
 from thincow.engine.store_files import remove_contents
 from thincow.engine.store_windows import open_windows
-from thincow.errors import NoSpaceError, ReadOnlyError, StoreFailedError
+from thincow.errors import CorruptStoreError, NoSpaceError, ReadOnlyError, StoreFailedError
 from thincow.store import cow_table, extents_table
 from thincow.store.connection import DatabaseError
 from thincow.store.disk import Disk
@@ -78,7 +78,9 @@ class Engine:
         self._map = BlockMap(references, self._cow)
         by_id = {device.id: device for device in store.devices}
         self._contents = Contents(disk, by_id, self._cow, block_size)
-        self._hashes = HashIndex(reader, block_size, hash_capacity(options))
+        self._hashes = HashIndex(
+            reader, block_size, hash_capacity(options), 2 * options.tuning.commit_staged_hashes
+        )
         bits = store.facts.checksum_bits
         checksums = Checksums(sums, bits) if bits else None
         seen = SeenBlocks()
@@ -132,8 +134,8 @@ class Engine:
         except WouldBlock:
             self._replace_spare_fetch()
             raise
-        except DatabaseError as error:
-            raise StoreFailedError(f"metadata.db cannot be read: {error}") from error
+        except (DatabaseError, CorruptStoreError) as error:
+            raise _store_failed("metadata.db cannot be read", str(error)) from error
 
     def write(self, device: Device, offset: int, data: bytes, fetch: Fetch | None = None) -> int:
         """Write bytes at byte `offset`; return how many, fewer at the end of the device.
@@ -160,10 +162,10 @@ class Engine:
         except WouldBlock:
             self._replace_spare_fetch()
             raise
-        except DatabaseError as error:
-            raise StoreFailedError(f"metadata.db cannot be read: {error}") from error
+        except (DatabaseError, CorruptStoreError) as error:
+            raise _store_failed("metadata.db cannot be read", str(error)) from error
         except OSError as error:
-            raise StoreFailedError(f"cowdata cannot be written: {error.strerror}") from error
+            raise _store_failed("cowdata cannot be written", error.strerror) from error
 
     @property
     def failed(self) -> bool:
@@ -179,6 +181,16 @@ class Engine:
     def commit_due(self) -> bool:
         """Whether so much has changed that a commit should begin."""
         return self._committer is not None and self._committer.exceeds(1, self.options.tuning)
+
+    @property
+    def hints_waiting(self) -> int:
+        """Number of hash entries that wait for a commit."""
+        return self._hashes.staged_entries
+
+    @property
+    def hints_due(self) -> bool:
+        """Whether so much was read that a commit should begin; cheap enough for every read."""
+        return self._hashes.staged_entries > self.options.tuning.commit_staged_hashes
 
     @property
     def must_wait(self) -> bool:
@@ -272,3 +284,9 @@ class Engine:
     def _replace_spare_fetch(self) -> None:
         if self._spare_fetch.is_waiting:
             self._spare_fetch = self._contents.new_fetch()
+
+
+def _store_failed(what: str, why: str | None) -> StoreFailedError:
+    """Log a failure of the store, of which a client sees no more than an errno."""
+    _log.error("%s: %s", what, why)
+    return StoreFailedError(f"{what}: {why}")

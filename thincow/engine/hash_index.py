@@ -29,12 +29,18 @@ class FrozenHashes:
 class HashIndex:
     """Lookups for the thread that serves requests; `write` is for whoever commits."""
 
-    def __init__(self, reader: Connection, block_size: int, capacity: int) -> None:
-        """Look up in the table through `reader`; the table holds at most `capacity` entries."""
+    def __init__(
+        self, reader: Connection, block_size: int, capacity: int, max_staged: int = 1 << 20
+    ) -> None:
+        """Look up in the table through `reader`; the table holds at most `capacity` entries.
+
+        Once `max_staged` entries wait for a commit, `takes_hints` asks readers for no more.
+        """
         self._reader = reader
         self._staged: dict[int, int] = {}
         self._replacing: set[int] = set()
         self._frozen: dict[int, int] = {}
+        self._max_staged = max_staged
         self.capacity = capacity
         self.zero_hash: int = xxh3_64_intdigest(bytes(block_size))
 
@@ -42,6 +48,15 @@ class HashIndex:
     def staged_entries(self) -> int:
         """Number of entries that wait for the next commit."""
         return len(self._staged)
+
+    @property
+    def takes_hints(self) -> bool:
+        """Whether what is merely read should be noted: not while commits cannot keep up."""
+        return len(self._staged) < self._max_staged
+
+    def stop_hints(self) -> None:
+        """Take none from now on: no commit will ever store them."""
+        self._max_staged = 0
 
     def lookup(self, value: int) -> int | None:
         """Return the reference recorded for a hash."""

@@ -79,6 +79,9 @@ class OpenStore:
             stack.callback(self.cow_file.close)
             if self.label is not None:
                 stack.callback(self.label.close)
+            if self.reserve is not None:
+                stack.enter_context(suppress(OSError))
+                stack.callback(self.reserve.release)
             self.database.close(keep_log=keep_log)
 
 

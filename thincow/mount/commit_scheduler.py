@@ -53,8 +53,8 @@ class CommitScheduler:
             if self._engine.is_dirty and not self._engine.failed:
                 await self._commit_in_background()
 
-    def note_write(self) -> None:
-        """Tell that something was written: starts a commit when one is due."""
+    def note_change(self) -> None:
+        """Tell that there is more to commit than before: starts a commit when one is due."""
         if self._engine.commit_due:
             self._due.set()
 

@@ -9,7 +9,8 @@ import errno
 import logging
 import os
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 import pyfuse3
 import trio
@@ -22,6 +23,8 @@ from thincow.mount.commit_scheduler import CommitScheduler
 from thincow.mount.inode_tree import Node
 
 _log = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
 
 _MAX_FETCHES: Final = 16
 """Slow reads under way at a time; apart from trio's shared limit, so that commits never queue."""
@@ -89,6 +92,8 @@ class DeviceFiles:
             RequestError: as the engine does; with the page cache also when a later block is bad.
         """
         device.stats.fuse_reads += 1
+        if self._engine.hints_due:
+            self._scheduler.note_change()
         data = await self._read(device, offset, length)
         end = offset + len(data)
         if not self._direct_io and end < min(offset + length, device.size_bytes):
@@ -101,16 +106,10 @@ class DeviceFiles:
         try:
             return self._engine.read(device, offset, length)
         except WouldBlock as blocked:
-            fetch: Fetch = blocked.fetch
-        try:
-            while True:
-                await trio.to_thread.run_sync(fetch.run, limiter=self._limiter)
-                try:
-                    return self._engine.read(device, offset, length, fetch)
-                except WouldBlock as blocked:
-                    fetch = blocked.fetch
-        finally:
-            fetch.release()
+            fetch = blocked.fetch
+        return await self._after_fetch(
+            fetch, lambda: self._engine.read(device, offset, length, fetch)
+        )
 
     async def write(self, node: Node, device: Device, offset: int, data: bytes) -> int:
         """Write, held back while too much is uncommitted; return the number of bytes taken.
@@ -128,21 +127,27 @@ class DeviceFiles:
         except RequestError:
             self._forget_cached(node)
             raise
-        self._scheduler.note_write()
+        self._scheduler.note_change()
         return taken
 
     async def _write(self, device: Device, offset: int, data: bytes) -> int:
         try:
             return self._engine.write(device, offset, data)
         except WouldBlock as blocked:
-            fetch: Fetch = blocked.fetch
+            fetch = blocked.fetch
+        return await self._after_fetch(
+            fetch, lambda: self._engine.write(device, offset, data, fetch)
+        )
+
+    async def _after_fetch(self, fetch: Fetch, again: Callable[[], _Result]) -> _Result:
+        """Read what a request waits for and make it `again`, until nothing is missing."""
         try:
             while True:
                 await trio.to_thread.run_sync(fetch.run, limiter=self._limiter)
                 try:
-                    return self._engine.write(device, offset, data, fetch)
-                except WouldBlock as blocked:
-                    fetch = blocked.fetch
+                    return again()
+                except WouldBlock:
+                    continue  # it waits for more now, in the same fetch
         finally:
             fetch.release()
 

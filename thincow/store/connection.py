@@ -93,6 +93,8 @@ def open_connection(
         _pragma(db, "temp_store", "MEMORY" if temp_in_memory else "FILE")
         if read_only:
             _pragma(db, "query_only", "ON")
+            # Nor may it merge the log should it be the last one to close: a sync may have failed.
+            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         else:
             _pragma(db, "synchronous", "FULL")
             _pragma(db, "wal_autocheckpoint", "0")
