@@ -238,12 +238,12 @@ def test_free_blocks_of_earlier_mounts_are_found_bit_by_bit(tmp_path):
     bench = Bench(tmp_path, end=12)
     bench.durable[:12] = [1, 0, 0, 1, 1, 0, 1, 1, 1, 0, 0, 1]
     assert bench.cow.scan_range == (0, 12)
-    bench.cow.add_scanned([(1, 2), (5, 1)], 7)
+    bench.cow.add_scanned([(1, 2), (5, 1)], 7, holding=False)
     assert bench.take(4) == [1, 2, 5, 12]
     bench.drop(3, 8)
     bench.commit()
     assert bench.take(2) == [3, 13]  # block 8 is left for the scan
-    bench.cow.add_scanned([(8, 3)], 12)
+    bench.cow.add_scanned([(8, 3)], 12, holding=False)
     assert bench.cow.scan_range is None
     assert bench.take(4) == [8, 9, 10, 14]
 

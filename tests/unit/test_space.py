@@ -207,3 +207,16 @@ def test_contents_that_a_killed_mount_never_committed_take_nothing(disks):
     assert disks.read("b") == unique(2, 2 * HALF)
     disks.close()
     assert disks.stored_blocks() == 3
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_contents_freed_just_before_the_end_take_nothing(disks, is_killed):
+    disks.write("a", 0, unique(3, 2 * HALF))
+    disks.engine.commit()
+    disks.write("a", SIZE, bytes((2 * HALF - 2) * SIZE))
+    disks.engine.commit()  # too little to be punched at once
+    if is_killed:
+        disks.kill()
+        disks.open()
+    disks.close()
+    assert disks.stored_blocks() == 2

@@ -192,6 +192,10 @@ class Committer:
             with suppress(OSError):
                 reserve.release()
         self.commit()
+        if not self._store.was_closed:
+            # A killed process leaves contents behind that nobody refers to.
+            while self._parts.cow.scan_range is not None:
+                self._scan_for_free_blocks()
         try:
             self._parts.cow.punch(max_runs=None)
         except OSError as error:
@@ -285,4 +289,5 @@ class Committer:
         cow = self._parts.cow
         area = cow.scan_range
         if area is not None:
-            cow.add_scanned(*cow_table.gaps(self._store.database.reader, *area, _SCAN_ROWS))
+            gaps, scanned_to = cow_table.gaps(self._store.database.reader, *area, _SCAN_ROWS)
+            cow.add_scanned(gaps, scanned_to, holding=not self._store.was_closed)

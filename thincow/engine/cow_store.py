@@ -162,11 +162,14 @@ class CowStore:
         """Where free blocks of earlier mounts are still to be looked for: first block, end."""
         return None if self._scanned_to >= self._scan_end else (self._scanned_to, self._scan_end)
 
-    def add_scanned(self, gaps: Iterable[Run], scanned_to: int) -> None:
-        """Take free runs found in the durable counts below `scanned_to`; no commit may be open."""
+    def add_scanned(self, gaps: Iterable[Run], scanned_to: int, *, holding: bool) -> None:
+        """Take free runs found in the durable counts below `scanned_to`; no commit may be open.
+
+        `holding`: the filesystem may not have got their space back.
+        """
         self._scanned_to = scanned_to
         for start, length in gaps:
-            self._make_reusable(start, length, holding=False)
+            self._make_reusable(start, length, holding=holding)
 
     @property
     def reusable_blocks(self) -> int:

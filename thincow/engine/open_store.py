@@ -57,7 +57,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class OpenStore:
-    """Everything that is open. `label` and `reserve` are None for a read-only store."""
+    """Everything that is open. `label` and `reserve` are None for a read-only store.
+
+    `was_closed`: the last mount ended properly, with all free space given back.
+    """
 
     paths: StorePaths
     database: Database
@@ -67,6 +70,7 @@ class OpenStore:
     reserve: SpaceReserve | None
     locks: list[DirectoryLock]
     devices: list[Device]
+    was_closed: bool
 
     def close(self, *, keep_log: bool = False) -> None:
         """Close all files and let others have the store."""
@@ -190,7 +194,8 @@ def _assemble(
         database.use_log()
         migrate(database.writer, where)
     facts = database_file.validate(database.reader, where)
-    if not facts.clean:
+    was_closed = facts.clean
+    if not was_closed:
         database_file.quick_check(database.reader, where)
     require_addressable([upstream.file for upstream in upstreams], facts.block_size)
     verdict = check_upstreams(
@@ -228,7 +233,7 @@ def _assemble(
                 remove_mark(disk, paths.data_dir)
         stack.pop_all()
     connection.limit_size(database.writer, options.max_metadata_bytes)
-    return OpenStore(paths, database, facts, cow_file, label, reserve, locks, devices)
+    return OpenStore(paths, database, facts, cow_file, label, reserve, locks, devices, was_closed)
 
 
 @contextmanager
