@@ -150,3 +150,45 @@ def test_dead_mount_of_an_ordinary_user_is_recovered(user: OrdinaryUser) -> None
     assert done.returncode == 0
     assert "recovered" in done.stderr
     assert user.thincow("umount", "mnt").returncode == 0
+
+
+@pytest.mark.needs_root
+def test_device_that_may_not_be_read_is_named(user: OrdinaryUser) -> None:
+    secret = user.home / "upstream/secret"
+    secret.write_bytes(CONTENT)
+    secret.chmod(0o600)
+    os.chown(secret, 0, 0)
+    done = user.mount()
+    assert done.returncode == 1
+    assert "upstream device secret: Permission denied" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (user.home / "data").exists()
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("exists", [False, True])
+def test_data_directory_that_may_not_be_written_is_named(user: OrdinaryUser, exists: bool) -> None:
+    foreign = user.home / "foreign"
+    foreign.mkdir(mode=0o755)
+    data = foreign / "data" if not exists else foreign
+    done = user.thincow("mount", "--upstream", "upstream", "--data-dir", data, "mnt")
+    assert done.returncode == 1
+    assert f"{foreign} is not writable" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(foreign.iterdir()) == []
+
+
+@pytest.mark.needs_root
+def test_store_of_another_user_can_be_looked_at_read_only(user: OrdinaryUser) -> None:
+    assert user.mount().returncode == 0
+    assert user.run("sh", "-c", "echo new > mnt/devs/disk").returncode == 0
+    assert user.thincow("umount", "mnt").returncode == 0
+    shell("chown", "-R", "root", user.home / "data")
+    shell("chmod", "-R", "a+rX", user.home / "data")
+    done = user.mount()
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    done = user.mount("-R")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert user.run("head", "-c", "4", "mnt/devs/disk").stdout == "new\n"
+    assert user.thincow("umount", "mnt").returncode == 0
