@@ -159,3 +159,24 @@ def test_loop_device_over_a_device_file_fails_in_the_same_blocks(
     with loop_device(disk) as loop:
         read_only_what_is_asked(loop)
         assert read_blocks(loop, CONTENT) == BAD
+
+
+@each_cache_mode
+def test_checksum_error_is_not_taken_for_the_end(mount: Mount, options: tuple[str, ...]) -> None:
+    mount.add("disk", CONTENT)
+    mount.start("--checksum-bits", "32", *options)
+    disk = mount.devs / "disk"
+    new = os.urandom(20 * BLOCK)
+    fd = os.open(disk, os.O_WRONLY)
+    assert os.pwrite(fd, new, 0) == len(new)
+    os.close(fd)
+    mount.umount()
+    with mount.cowdata.open("r+b") as file:
+        file.seek(5 * BLOCK)
+        file.write(bytes(BLOCK))
+    mount.start(*options)
+    assert read_to_error(disk, BLOCKS * BLOCK) == (new[: 5 * BLOCK], errno.EIO)
+    assert disk.stat().st_size == len(CONTENT)
+    with disk.open("rb") as file:
+        file.seek(6 * BLOCK)
+        assert file.read() == new[6 * BLOCK :] + CONTENT[20 * BLOCK :]
