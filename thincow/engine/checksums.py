@@ -26,7 +26,7 @@ class Checksums:
 
     def record(self, address: int, hashes: Sequence[int]) -> None:
         """Set the sums of consecutive blocks from their hashes."""
-        self._store(address, self._sums(hashes), only_missing=False)
+        self._store(address, sums_of(hashes, self.bits), only_missing=False)
 
     def verify(self, address: int, hashes: Sequence[int]) -> list[int]:
         """Compare consecutive blocks with their sums; record those that have none.
@@ -34,21 +34,13 @@ class Checksums:
         Returns:
             The indexes of the blocks that differ.
         """
-        sums = self._sums(hashes)
+        sums = sums_of(hashes, self.bits)
         known = self._load(address, len(sums))
         differ = (known != NO_SUM) & (known != sums)
         if (known == NO_SUM).any():
             self._store(address, sums, only_missing=True)
         found: list[int] = np.flatnonzero(differ).tolist()
         return found
-
-    def _sums(self, hashes: Sequence[int]) -> Int64Array:
-        values = np.array(hashes, np.uint64)
-        if self.bits < _ALL_BITS:
-            return (values & np.uint64((1 << self.bits) - 1)).astype(np.int64)
-        sums: Int64Array = values.view(np.int64)
-        sums[sums == NO_SUM] = NO_SUM - 1
-        return sums
 
     def _load(self, address: int, length: int) -> Int64Array:
         windows = self.windows
@@ -75,6 +67,16 @@ class Checksums:
                 window.values[low:high] = new
             address += len(part)
             sums = sums[len(part) :]
+
+
+def sums_of(hashes: Sequence[int], bits: int) -> Int64Array:
+    """Return the sums, `bits` wide, of blocks with these hashes."""
+    values = np.array(hashes, np.uint64)
+    if bits < _ALL_BITS:
+        return (values & np.uint64((1 << bits) - 1)).astype(np.int64)
+    sums: Int64Array = values.view(np.int64)
+    sums[sums == NO_SUM] = NO_SUM - 1
+    return sums
 
 
 def write(db: Connection, frozen: list[FrozenWindow], bits: int) -> None:

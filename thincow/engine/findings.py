@@ -31,6 +31,9 @@ class Repair(StrEnum):
     RECOUNT = "count the references anew"
     DROP_HASHES = "drop hash entries: they are hints and come back with use"
     DROP_CHECKSUMS = "drop the row: its blocks are unchecked until they are read or written again"
+    FORGET_CHECKSUM = "drop the checksum: the block can be read as it is; the range is listed"
+    DROP_ENTRY = "drop the hash entry; the range is listed when it is not upstream's"
+    OLDER_MAP = "go on from these older metadata: what was written later is lost"
     DROP_FINGERPRINT = "drop the row: the block is no longer compared when the store is opened"
 
 
@@ -68,6 +71,9 @@ class Code(StrEnum):
     HASH_ENTRIES = "HASH_ENTRIES"
     CHECKSUM_ROW = "CHECKSUM_ROW"
     FINGERPRINT_RANGE = "FINGERPRINT_RANGE"
+    COWDATA_UNREADABLE = "COWDATA_UNREADABLE"
+    HASH_CONTENT = "HASH_CONTENT"
+    CHECKSUM_CONTENT = "CHECKSUM_CONTENT"
     UPSTREAM_UNUSABLE = "UPSTREAM_UNUSABLE"
     UPSTREAM_MISSING = "UPSTREAM_MISSING"
     UPSTREAM_CHANGED = "UPSTREAM_CHANGED"
@@ -81,7 +87,7 @@ REPAIRS: Final[Mapping[Code, Repair]] = MappingProxyType(
         Code.LABEL_MISSING: Repair.RELABEL,
         Code.LABEL_DAMAGED: Repair.RELABEL,
         Code.LABEL_STORE: Repair.NONE,
-        Code.LABEL_GENERATION: Repair.NONE,
+        Code.LABEL_GENERATION: Repair.OLDER_MAP,
         Code.DATABASE_UNREADABLE: Repair.SALVAGE,
         Code.DATABASE_FOREIGN: Repair.NONE,
         Code.DATABASE_VERSION: Repair.USE_MATCHING,
@@ -106,6 +112,9 @@ REPAIRS: Final[Mapping[Code, Repair]] = MappingProxyType(
         Code.HASH_ENTRIES: Repair.RECOUNT,
         Code.CHECKSUM_ROW: Repair.DROP_CHECKSUMS,
         Code.FINGERPRINT_RANGE: Repair.DROP_FINGERPRINT,
+        Code.COWDATA_UNREADABLE: Repair.NONE,
+        Code.HASH_CONTENT: Repair.DROP_ENTRY,
+        Code.CHECKSUM_CONTENT: Repair.FORGET_CHECKSUM,
         Code.UPSTREAM_UNUSABLE: Repair.GIVE_UPSTREAM,
         Code.UPSTREAM_MISSING: Repair.GIVE_UPSTREAM,
         Code.UPSTREAM_CHANGED: Repair.GIVE_UPSTREAM,
@@ -127,6 +136,39 @@ class Finding:
         return REPAIRS[self.code]
 
 
+@dataclass(slots=True)
+class Damage:
+    """Where contents are not what is recorded of them, for who repairs: parts of one array each.
+
+    Block addresses whose checksum differs; keys of hash entries; block addresses of contents that
+    no hash entry speaks for.
+    """
+
+    sums: list[NDArray[np.int64]] = field(default_factory=list)
+    entries: list[NDArray[np.int64]] = field(default_factory=list)
+    contents: list[NDArray[np.int64]] = field(default_factory=list)
+
+
+class Progress(Protocol):
+    """Told how far a check is."""
+
+    def stage(self, name: str) -> None:
+        """Note that a stage begins."""
+
+    def advance(self, part: float) -> None:
+        """Note which part of the stage is done, from 0 to 1; not every stage tells."""
+
+
+class NoProgress:
+    """Keeps quiet."""
+
+    def stage(self, name: str) -> None:
+        """See Progress."""
+
+    def advance(self, part: float) -> None:
+        """See Progress."""
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """The result of a check.
@@ -138,6 +180,7 @@ class Report:
     findings: tuple[Finding, ...]
     totals: Mapping[Code, int]
     facts: Mapping[str, int]
+    damage: Damage = field(default_factory=Damage)
 
     @property
     def is_clean(self) -> bool:
@@ -150,6 +193,7 @@ class Findings:
     """Collects what one check finds."""
 
     facts: dict[str, int] = field(default_factory=dict)
+    damage: Damage = field(default_factory=Damage)
     _kept: list[Finding] = field(default_factory=list)
     _totals: Counter[Code] = field(default_factory=Counter)
 
@@ -186,7 +230,7 @@ class Findings:
 
     def report(self) -> Report:
         """Return everything noted so far."""
-        return Report(tuple(self._kept), dict(self._totals), dict(self.facts))
+        return Report(tuple(self._kept), dict(self._totals), dict(self.facts), self.damage)
 
 
 class Columns(Protocol):

@@ -2,7 +2,8 @@
 
 Owns no check of its own but those of the files; `check_snapshot` serves a store that is open, too.
 Nothing is written, anywhere: a store in need of a check may lie on a failing disk. What is broken
-becomes a finding, never an exception; those are for when nothing could be examined.
+becomes a finding, never an exception; those are for when nothing could be examined. Contents are
+read only when a deep check is asked for.
 """
 
 from collections.abc import Callable
@@ -11,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from thincow.engine import header_check, hint_check, map_check
+from thincow.engine import deep_check, header_check, hint_check, map_check
 from thincow.engine.count_check import StepFunction
-from thincow.engine.findings import Code, Findings, Report
+from thincow.engine.findings import Code, Findings, NoProgress, Progress, Report
 from thincow.engine.header_check import Header
 from thincow.engine.map_check import Bounds
+from thincow.engine.stored_blocks import open_blocks
 from thincow.engine.upstream_check import DeviceState, check_upstreams
 from thincow.errors import ConfigurationError, CorruptStoreError, NoStoreError
 from thincow.store.cow_file import COW_NAME
@@ -25,9 +27,6 @@ from thincow.store.label import LABEL_NAME, Label, read_label
 from thincow.store.locks import lock_directories
 from thincow.store.snapshot import Snapshot
 from thincow.store.upstream import Upstream, scan
-
-Progress = Callable[[str], None]
-"""Called with the name of each stage when it begins."""
 
 _INTEGRITY_LINES = 100
 _Result = TypeVar("_Result")
@@ -43,11 +42,21 @@ class Contents:
     """False when `label` says nothing: it could not be read, or was not looked for."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """What the check of contents needs to know of the database."""
+
+    header: Header
+    bounds: Bounds
+    counts: StepFunction
+
+
 def check(
     data_dir: Path,
     metadata_dir: Path | None = None,
     upstream_dir: Path | None = None,
     *,
+    deep: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Check a store that is not mounted for writing.
@@ -56,6 +65,7 @@ def check(
         data_dir: directory of `cowdata`.
         metadata_dir: directory of `metadata.db`; None is the data directory.
         upstream_dir: when given, upstream is compared with what the store knows of it.
+        deep: read all contents, too.
         progress: told about each stage.
 
     Raises:
@@ -64,15 +74,24 @@ def check(
         ConfigurationError: when a directory cannot be opened.
     """
     metadata_dir = metadata_dir or data_dir
-    for directory in (data_dir, metadata_dir):
-        if not directory.is_dir():
-            raise NoStoreError(f"there is no directory {directory}")
+    require_directories(data_dir, metadata_dir)
     locks = lock_directories([data_dir, metadata_dir], exclusive=False)
     try:
-        return check_locked(data_dir, metadata_dir, upstream_dir, progress=progress)
+        return check_locked(data_dir, metadata_dir, upstream_dir, deep=deep, progress=progress)
     finally:
         for lock in locks:
             lock.release()
+
+
+def require_directories(data_dir: Path, metadata_dir: Path) -> None:
+    """Check that the directories of a store are there.
+
+    Raises:
+        NoStoreError: when one is not.
+    """
+    for directory in (data_dir, metadata_dir):
+        if not directory.is_dir():
+            raise NoStoreError(f"there is no directory {directory}")
 
 
 def check_snapshot(
@@ -88,7 +107,7 @@ def check_snapshot(
     """
     findings = Findings()
     contents = Contents(cowdata_bytes, label=None, has_label=False)
-    _check_database(snapshot, contents, findings, progress or _say_nothing)
+    _check_database(snapshot, contents, findings, progress or NoProgress())
     return findings.report()
 
 
@@ -97,6 +116,7 @@ def check_locked(
     metadata_dir: Path,
     upstream_dir: Path | None = None,
     *,
+    deep: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Check a store as `check` does, for a caller that holds the locks of its directories.
@@ -104,9 +124,9 @@ def check_locked(
     Raises:
         NoStoreError: when there is no store.
     """
-    progress = progress or _say_nothing
+    progress = progress or NoProgress()
     findings = Findings()
-    progress("files")
+    progress.stage("files")
     database = metadata_dir / DATABASE_NAME
     has_database = _is_file(database, Code.METADATA_MISSING, findings)
     has_cowdata = _is_file(data_dir / COW_NAME, Code.COWDATA_MISSING, findings)
@@ -116,10 +136,12 @@ def check_locked(
     if has_database:
         try:
             with Snapshot.open_offline(database) as snapshot:
-                header = _check_database(snapshot, contents, findings, progress)
-                if header is not None and upstream_dir is not None:
-                    progress("upstream")
-                    _check_upstream(upstream_dir, snapshot, header, findings)
+                checked = _check_database(snapshot, contents, findings, progress)
+                if checked is not None and upstream_dir is not None:
+                    progress.stage("upstream")
+                    _check_upstream(upstream_dir, snapshot, checked.header, findings)
+                if checked is not None and deep and has_cowdata:
+                    _check_contents(data_dir, upstream_dir, snapshot, checked, findings, progress)
         except (CorruptStoreError, OSError) as error:
             findings.add(Code.DATABASE_UNREADABLE, str(database), _reason(error))
     return findings.report()
@@ -156,15 +178,15 @@ def _examine_contents(data_dir: Path, has_cowdata: bool, findings: Findings) -> 
 
 def _check_database(
     snapshot: Snapshot, contents: Contents, findings: Findings, progress: Progress
-) -> Header | None:
-    """Run all checks of the database; return the header when it is sane."""
+) -> _Checked | None:
+    """Run all checks of the database; return what later checks need when its header is sane."""
     try:
-        progress("schema")
+        progress.stage("schema")
         if not header_check.check_version(snapshot, findings):
             return None
         if not header_check.check_schema(snapshot, findings):
             return None
-        progress("database")
+        progress.stage("database")
         for line in snapshot.integrity_messages(_INTEGRITY_LINES):
             findings.add(Code.DATABASE_DAMAGED, DATABASE_NAME, line)
         header = header_check.check_header(snapshot, findings)
@@ -176,17 +198,21 @@ def _check_database(
     if contents.has_label:
         header_check.check_label(contents.label, header, findings)
     bounds = Bounds(header.devices, header.block_size, header.window_blocks, contents.cowdata_bytes)
-    _check_tables(snapshot, header, bounds, findings, progress)
-    return header
+    counts = _check_tables(snapshot, header, bounds, findings, progress)
+    return _Checked(header, bounds, counts)
 
 
 def _check_tables(
     snapshot: Snapshot, header: Header, bounds: Bounds, findings: Findings, progress: Progress
-) -> None:
-    """Check the big tables; one that cannot be read does not keep the others from it."""
+) -> StepFunction:
+    """Check the big tables; one that cannot be read does not keep the others from it.
+
+    Returns:
+        The stored counts of COW blocks.
+    """
 
     def attempt(stage: str, step: Callable[[], _Result]) -> _Result | None:
-        progress(stage)
+        progress.stage(stage)
         try:
             return step()
         except CorruptStoreError as error:
@@ -202,8 +228,37 @@ def _check_tables(
         "hashes",
         lambda: hint_check.check_hashes(snapshot, bounds, counts, header.hash_entries, findings),
     )
-    attempt("checksums", lambda: hint_check.check_checksums(snapshot, bounds, findings))
+    attempt(
+        "checksums",
+        lambda: hint_check.check_checksums(snapshot, bounds, header.checksum_bits, findings),
+    )
     attempt("fingerprints", lambda: hint_check.check_fingerprints(snapshot, bounds, findings))
+    return counts
+
+
+def _check_contents(
+    data_dir: Path,
+    upstream_dir: Path | None,
+    snapshot: Snapshot,
+    checked: _Checked,
+    findings: Findings,
+    progress: Progress,
+) -> None:
+    """Read all contents; without upstream when it cannot be used, which was found before."""
+    if Code.UPSTREAM_UNUSABLE in findings.codes():
+        upstream_dir = None
+    header = checked.header
+    try:
+        with open_blocks(
+            Disk(), data_dir, upstream_dir, header.devices, header.block_size
+        ) as blocks:
+            deep_check.check_contents(
+                snapshot, blocks, checked.bounds, checked.counts, findings, progress
+            )
+    except CorruptStoreError as error:
+        findings.add(Code.TABLE_UNREADABLE, DATABASE_NAME, str(error))
+    except (ConfigurationError, OSError) as error:
+        findings.add(Code.COWDATA_UNREADABLE, COW_NAME, _reason(error))
 
 
 def _check_upstream(
@@ -237,8 +292,3 @@ def _check_upstream(
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
-
-
-def _say_nothing(stage: str) -> None:
-    """Take the place of a progress function."""
-    del stage

@@ -36,6 +36,7 @@ class Header:
     window_blocks: int
     generation: int
     hash_entries: int
+    checksum_bits: int
     devices: list[DeviceRow]
 
 
@@ -88,7 +89,7 @@ def check_header(snapshot: Snapshot, findings: Findings) -> Header | None:
     devices = snapshot.devices()
     findings.count("devices", len(devices))
     for row in devices:
-        problem = _device_problem(row, block_size)
+        problem = device_problem(row, block_size)
         if problem is not None:
             findings.add(Code.DEVICE_VALUE, f"devices.id {row.id}", problem)
             sane = False
@@ -100,8 +101,19 @@ def check_header(snapshot: Snapshot, findings: Findings) -> Header | None:
         window_blocks=_integer(values["window_blocks"]),
         generation=_integer(values["generation"]),
         hash_entries=_integer(values["hash_entries"]),
+        checksum_bits=_integer(values["checksum_bits"]),
         devices=devices,
     )
+
+
+def sane_globals(snapshot: Snapshot) -> dict[str, SQLValue]:
+    """Return those rows of the table `globals` that can be right."""
+    values = snapshot.globals()
+    return {
+        key: values[key]
+        for key, (is_sane, _) in _GLOBALS.items()
+        if key in values and is_sane(values[key])
+    }
 
 
 def check_label(label: Label | None, header: Header, findings: Findings) -> None:
@@ -147,7 +159,8 @@ _GLOBALS: Final[dict[str, tuple[Callable[[SQLValue], bool], str]]] = {
 }
 
 
-def _device_problem(row: DeviceRow, block_size: int) -> str | None:
+def device_problem(row: DeviceRow, block_size: int) -> str | None:
+    """Return what is wrong with a device in words; None when all is well."""
     if not 1 <= row.id <= MAX_DEVICE_ID:
         return "id is out of range"
     if row.name in ("", ".", "..") or "/" in row.name or not row.name.isprintable():

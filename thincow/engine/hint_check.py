@@ -44,8 +44,15 @@ def check_hashes(
         findings.add(Code.HASH_ENTRIES, "table globals", message)
 
 
-def check_checksums(snapshot: Snapshot, bounds: Bounds, findings: Findings) -> None:
-    """Check the form of the rows of the table `checksums`, not the sums."""
+def check_checksums(snapshot: Snapshot, bounds: Bounds, bits: int, findings: Findings) -> None:
+    """Check the form of the rows of the table `checksums`, not the sums.
+
+    Args:
+        snapshot: of the store.
+        bounds: what addresses may be.
+        bits: the width of sums that the store says it keeps.
+        findings: takes what is wrong.
+    """
     overlap = OverlapCheck()
     findings.count("checksum_rows", 0)
     for chunk in snapshot.checksums():
@@ -54,7 +61,7 @@ def check_checksums(snapshot: Snapshot, bounds: Bounds, findings: Findings) -> N
         sane = bounds.on_device(chunk.first_block, np.ones_like(chunk.length))
         sane &= (chunk.length >= 1) & (chunk.length <= CHUNK_BLOCKS)
         sane &= chunk.present_bytes == (chunk.length + 7) // 8
-        sane &= np.isin(chunk.bits, (8, 16, 32, 64))
+        sane &= (chunk.bits == bits) & (bits > 0)
         sane &= chunk.sums_bytes * 8 == chunk.length * chunk.bits
         findings.add_where(
             Code.CHECKSUM_ROW,
@@ -62,6 +69,11 @@ def check_checksums(snapshot: Snapshot, bounds: Bounds, findings: Findings) -> N
             describer(chunk, bounds.place, "is off the device, or not the sums of {length} blocks"),
         )
         rows = ChecksumColumns(*(column[sane] for column in chunk))
+        findings.add_where(
+            Code.CHECKSUM_ROW,
+            bounds.crosses_window(rows.first_block, rows.length),
+            describer(rows, bounds.place, "sums of {length} blocks cross the border of a window"),
+        )
         findings.add_where(
             Code.CHECKSUM_ROW,
             overlap.overlaps(rows.first_block, rows.length),

@@ -49,19 +49,28 @@ class Bounds:
         self._ids = np.array(sorted(blocks), np.int64)
         self._blocks = np.array([blocks[i] for i in sorted(blocks)], np.int64)
 
+    @property
+    def cow_end(self) -> int:
+        """Return the number of whole blocks in `cowdata`."""
+        if self.cowdata_bytes is None:
+            return MAX_COW_BLOCKS
+        return self.cowdata_bytes // self.block_size
+
     def on_device(self, first: IntColumn, length: IntColumn) -> BoolColumn:
         """Tell which runs of block addresses lie inside a known device."""
+        inside: BoolColumn = (length > 0) & (length <= self.room_on_device(first))
+        return inside
+
+    def room_on_device(self, first: IntColumn) -> IntColumn:
+        """Return how many blocks there are from each address to the end of its device."""
         ids = first >> DEVICE_SHIFT
         place = np.clip(np.searchsorted(self._ids, ids), 0, len(self._ids) - 1)
         room = self._blocks[place] - (first & (MAX_DEVICE_BLOCKS - 1))
-        inside: BoolColumn = (self._ids[place] == ids) & (length > 0) & (length <= room)
-        return inside
+        return np.where((self._ids[place] == ids) & (room > 0), room, 0)
 
     def in_cowdata(self, first: IntColumn, length: IntColumn) -> BoolColumn:
         """Tell which runs of COW blocks lie inside `cowdata`."""
-        end = MAX_COW_BLOCKS
-        if self.cowdata_bytes is not None:
-            end = self.cowdata_bytes // self.block_size
+        end = self.cow_end
         return (first >= 0) & (first < end) & (length > 0) & (length <= end - first)
 
     def crosses_window(self, first: IntColumn, length: IntColumn) -> BoolColumn:
@@ -136,18 +145,18 @@ def check_counts(snapshot: Snapshot, bounds: Bounds, findings: Findings) -> Step
         findings.add_where(
             Code.COW_RANGE,
             ~in_range,
-            describer(chunk, _cow_place, "length {length} or count {refs} is out of range"),
+            describer(chunk, cow_place, "length {length} or count {refs} is out of range"),
         )
         rows = CowColumns(*(column[in_range] for column in chunk))
         findings.add_where(
             Code.COW_OVERLAP,
             overlap.overlaps(rows.first_block, rows.length),
-            describer(rows, _cow_place, "counts begin inside a row before it"),
+            describer(rows, cow_place, "counts begin inside a row before it"),
         )
         findings.add_where(
             Code.COW_WINDOW,
             bounds.crosses_window(rows.first_block, rows.length),
-            describer(rows, _cow_place, "counts of {length} blocks cross the border of a window"),
+            describer(rows, cow_place, "counts of {length} blocks cross the border of a window"),
         )
         counts.add(*rows)
         end = max(end, int((rows.first_block + rows.length).max(initial=0)))
@@ -165,7 +174,7 @@ def compare_counts(stored: StepFunction, found: StepFunction, findings: Findings
     findings.add_where(
         Code.COUNT_WRONG,
         np.ones(len(wrong.first_block), np.bool_),
-        describer(wrong, _cow_place, "{length} blocks have {found} references, stored is {stored}"),
+        describer(wrong, cow_place, "{length} blocks have {found} references, stored is {stored}"),
     )
 
 
@@ -196,5 +205,6 @@ def _is_cow_block(number: IntColumn) -> BoolColumn:
     return (number >= 0) & (number < MAX_COW_BLOCKS)
 
 
-def _cow_place(number: int) -> str:
+def cow_place(number: int) -> str:
+    """Return the number of a COW block in words."""
     return f"COW block {number}"

@@ -34,11 +34,18 @@ def load_window(db: apsw.Connection, first_block: int, values: Int64Array) -> No
             raise CorruptStoreError(f"checksums of block {start} are damaged: run 'thincow fsck'")
         if len(sums) != length * bits // 8:
             raise CorruptStoreError(f"checksums of block {start} are damaged: run 'thincow fsck'")
-        recorded = np.unpackbits(
-            np.frombuffer(present, np.uint8), count=length, bitorder="little"
-        ).astype(bool)
-        loaded = np.frombuffer(sums, _stored_type(bits)).astype(np.int64)
+        loaded = decode(length, bits, present, sums)
+        recorded = loaded != NO_SUM
         values[begin : begin + length][recorded] = loaded[recorded]
+
+
+def decode(length: int, bits: int, present: bytes, sums: bytes) -> Int64Array:
+    """Return one sum a block, NO_SUM where none is recorded; the sizes must be right."""
+    recorded = np.unpackbits(
+        np.frombuffer(present, np.uint8), count=length, bitorder="little"
+    ).astype(bool)
+    loaded = np.frombuffer(sums, _stored_type(bits)).astype(np.int64)
+    return np.where(recorded, loaded, NO_SUM)
 
 
 def store_chunk(db: apsw.Connection, first_block: int, values: Int64Array, bits: int) -> None:
@@ -58,5 +65,5 @@ def clear(db: apsw.Connection) -> None:
     db.execute("DELETE FROM checksums")
 
 
-def _stored_type(bits: int) -> np.dtype[np.unsignedinteger]:
-    return np.dtype(f"<u{bits // 8}") if bits < 64 else np.dtype("<i8")  # type: ignore[return-value]  # signed 64 keeps the bits
+def _stored_type(bits: int) -> np.dtype[np.unsignedinteger] | np.dtype[np.int64]:
+    return np.dtype(f"<u{bits // 8}") if bits < 64 else np.dtype("<i8")  # signed keeps the bits

@@ -45,6 +45,16 @@ class ChecksumColumns(NamedTuple):
     sums_bytes: IntColumn
 
 
+class ChecksumRow(NamedTuple):
+    """One row of `checksums`, the sums included."""
+
+    first_block: int
+    length: int
+    bits: int
+    present: bytes
+    sums: bytes
+
+
 class FingerprintColumns(NamedTuple):
     """Rows of `fingerprints`, by ascending `block`."""
 

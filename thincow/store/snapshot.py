@@ -19,8 +19,10 @@ import numpy as np
 from thincow.block_types import DEVICE_SHIFT, Kind
 from thincow.errors import CommitError, CorruptStoreError, StoreFailedError
 from thincow.store import extents_table
+from thincow.store.bulk import fetch_rows
 from thincow.store.columns import (
     ChecksumColumns,
+    ChecksumRow,
     CowColumns,
     CowUse,
     ExtentColumns,
@@ -157,6 +159,29 @@ class Snapshot:
         names = ("first_block", "length", "bits", "length(present)", "length(sums)")
         for columns in self._chunks("checksums", names):
             yield ChecksumColumns(*columns)
+
+    def checksum_rows(self) -> Iterator[ChecksumRow]:
+        """Yield the table `checksums` with the sums; rows of other types are left out."""
+        query = """
+            SELECT first_block, length, bits, present, sums FROM checksums
+            WHERE first_block >= ? ORDER BY first_block LIMIT 64"""
+        start = _MIN_KEY
+        while True:
+            with _reading("table checksums"):
+                rows = fetch_rows(self._connection, query, (start,))
+            for row in rows:
+                if list(map(type, row)) == [int, int, int, bytes, bytes]:
+                    yield ChecksumRow(*row)
+            if not rows or rows[-1][0] == _MAX_KEY:
+                return
+            start = rows[-1][0] + 1
+
+    def references(self, first_block: int, length: int) -> IntColumn:
+        """Return where the contents of the virtual blocks of one window are."""
+        values = np.arange(first_block, first_block + length, dtype=np.int64)
+        with _reading("table extents"):
+            extents_table.load_window(self._connection, first_block, values)
+        return values
 
     def fingerprints(self) -> Iterator[FingerprintColumns]:
         """Yield the table `fingerprints` in chunks."""
