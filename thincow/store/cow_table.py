@@ -63,12 +63,21 @@ def gaps(
 ) -> tuple[list[tuple[int, int]], int]:
     """Find free runs at or after `begin` and before `end`.
 
-    Looks at no more than `max_rows` rows.
+    Looks at no more than `max_rows` rows. A row may have grown across the place where an earlier
+    call ended.
 
     Returns:
         The runs as (first block, length in blocks), and where to go on (`end` when done).
     """
     found = []
+    before = fetch_row(
+        db,
+        "SELECT first_block + length FROM cow WHERE first_block < ? "
+        "ORDER BY first_block DESC LIMIT 1",
+        (begin,),
+    )
+    if before is not None:
+        begin = max(begin, min(before[0], end))
     rows = fetch_rows(
         db,
         "SELECT first_block, length FROM cow WHERE first_block >= ? AND first_block < ? "
