@@ -1,0 +1,147 @@
+"""What differs from seed to seed: options, limits, and the layout of the simulated disk."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+from tests.support.random_operations import make_contents
+from thincow.engine import committer, cow_store, open_store
+from thincow.engine.device import Device
+from thincow.engine.engine import Engine
+from thincow.engine.fetch import Fetch, WouldBlock
+from thincow.engine.options import StoreOptions, Tuning
+from thincow.store import cow_file
+
+BLOCK_SIZE = 512
+DEVICES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How the store of a seed is made, and what happens to it.
+
+    `directories` exist before it is made. `steps` are those of
+    the first session. `fails_sync`: one sync of the file whose name ends so
+    fails. `shells`: how often a `sqlite3` shell looks in, in percent of the steps.
+    """
+
+    seed: int
+    root: Path
+    upstream: list[bytes]
+    directories: tuple[str, ...]
+    options: StoreOptions
+    steps: int
+    fails_sync: str | None
+    shells: float
+    garbage: bool
+    punch_after_bytes: int
+    punch_grain_bytes: int
+
+    @classmethod
+    def random(cls, seed: int, root: Path) -> "Setting":
+        """Choose everything by the seed, for a disk at `root`."""
+        generator = random.Random(f"setting {seed}")
+        metadata = generator.choice(("data", "metadata"))
+        tuning = Tuning(
+            max_reserve_bytes=4096,
+            window_blocks=generator.choice((4, 8)),
+            cached_windows=2,
+            checkpoint_wal_bytes=generator.choice((0, 9000, 30000)),
+        )
+        options = StoreOptions(
+            data_dir=root / "data",
+            metadata_dir=root / metadata,
+            upstream_dir=root / "upstream",
+            block_size=BLOCK_SIZE,
+            hash_table_bytes=generator.choice((256, 512, 4096)),
+            max_cow_blocks=generator.choice((None, None, 20)),
+            checksum_bits=generator.choice((0, 8, 64)),
+            retroactive=generator.random() < 0.5,
+            tuning=tuning,
+        )
+        return cls(
+            seed,
+            root,
+            make_contents(seed, BLOCK_SIZE, DEVICES, blocks=generator.randrange(8, 24)),
+            directories=tuple({"data", metadata}) if generator.random() < 0.5 else (),
+            options=options,
+            steps=generator.choice((15, 30, 60)),
+            fails_sync=generator.choice((None,) * 9 + ("cowdata", "-wal", "metadata.db")),
+            shells=0.5,
+            garbage=generator.random() < 0.7,
+            punch_after_bytes=generator.choice((0, 1024, 4096)),
+            punch_grain_bytes=generator.choice((512, 1024, 4096)),
+        )
+
+    def first_state(self) -> dict[str, bytes | None]:
+        """Return the disk before there is a store: path -> content, None for a directory."""
+        state: dict[str, bytes | None] = {"upstream": None}
+        for number, content in enumerate(self.upstream):
+            state[f"upstream/device{number}"] = content
+        return state | dict.fromkeys(self.directories)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Make the engine do often what it does rarely on large stores, and open quickly.
+
+        Looking for the upstream files and the devices below them costs more than everything else
+        at an open, and has nothing to do with what is in the store: it is done once, or not at all.
+        """
+        with (
+            patched(open_store, "scan", cache(open_store.scan)),
+            patched(committer, "_PUNCH_AFTER_BYTES", self.punch_after_bytes),
+            patched(committer, "_SCAN_ROWS", 2),
+            patched(cow_store, "_PUNCH_GRAIN_BYTES", self.punch_grain_bytes),
+            patched(cow_file, "_MIN_CLAIM_BYTES", 2048),
+            patched(open_store, "refuse_overlaps", do_nothing),
+            patched(open_store, "refuse_data_on_served_device", do_nothing),
+        ):
+            yield
+
+
+@contextmanager
+def patched(owner: object, name: str, value: object) -> Iterator[None]:
+    """Replace an attribute for a while."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def do_nothing(*_: object) -> None:
+    """Take the place of a function that is not wanted."""
+
+
+def leave(engine: Engine) -> None:
+    """Let go of a store as a killed process does: no commit, no checkpoint, no punching."""
+    engine._store.close(keep_log=True)
+
+
+Outcome = TypeVar("Outcome")
+
+
+def patiently(call: Callable[[Fetch | None], Outcome]) -> Outcome:
+    """Do an engine call; when it needs something fetched first, do that and call again."""
+    fetch = None
+    while True:
+        try:
+            return call(fetch)
+        except WouldBlock as blocked:
+            fetch = blocked.fetch
+            fetch.run()
+            fetch.release()
+
+
+def read_all(engine: Engine) -> tuple[bytes, ...]:
+    """Return the bytes of all devices."""
+
+    def read(device: Device) -> bytes:
+        return bytes(patiently(lambda fetch: engine.read(device, 0, device.size_bytes, fetch)))
+
+    return tuple(map(read, engine.devices))

@@ -1,0 +1,175 @@
+"""One seed of the simulation: record a session, make crash states, look into each distinct one.
+
+What a state holds does not depend on how it came about, so each is opened once and judged as
+often as it turns up. From some states the session goes on - after the power cut, or after a mere
+kill with the page cache intact - and is cut again.
+"""
+
+import logging
+import random
+import tempfile
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.crash.checker import Found, Layout, examine
+from tests.crash.crash_states import State, crash_states, fingerprint
+from tests.crash.history import History
+from tests.crash.mutations import MUTATIONS, Mutation
+from tests.crash.operations import DiskImage
+from tests.crash.recording import Recorder
+from tests.crash.setting import BLOCK_SIZE, Setting
+from tests.crash.workload import LiveMismatchError, Session
+from tests.support.disk_model import DiskModel
+from thincow.errors import ThincowError
+
+_MEMORY = "/dev/shm"
+_THOROUGH_EVERY = 16
+_RECOVERIES = 6
+_RECOVERY_STEPS = 6
+_STATES_PER_CUT = 3.0
+"""How many distinct ones there are at an operation, about."""
+
+
+@dataclass
+class Result:
+    """What one seed did. `failures` are lines that say what is wrong and where."""
+
+    seed: int
+    states: int = 0
+    distinct: int = 0
+    operations: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+class Simulation:
+    """The simulation of one seed in an empty directory of its own.
+
+    Args:
+        seed: decides everything.
+        root: the directory, best in memory.
+        max_states: stop after so many distinct states.
+        mutation: a bug to plant.
+    """
+
+    def __init__(
+        self, seed: int, root: Path, max_states: int, mutation: Mutation | None = None
+    ) -> None:
+        self._setting = Setting.random(seed, root)
+        self._plant = nullcontext
+        if mutation is not None:
+            self._setting = mutation.adapt(self._setting)
+            self._plant = mutation.plant
+        self._layout = Layout(root)
+        self._random = random.Random(f"simulation {seed}")
+        self._max_states = max_states
+        self._known: dict[bytes, Found] = {}
+        self.result = Result(seed)
+
+    def run(self) -> Result:
+        """Run until the states are used up, or the first failure."""
+        setting = self._setting
+        with setting.applied(), self._plant():
+            image = DiskImage.of(setting.first_state())
+            history = History(DiskModel(setting.upstream, BLOCK_SIZE))
+            recorder = self._record(image, history, first=True)
+            if recorder is not None:
+                starts = self._random.sample(
+                    range(len(recorder.operations)), min(_RECOVERIES, len(recorder.operations))
+                )
+                self._cut(recorder, image, history, set(starts))
+        self.result.distinct = len(self._known)
+        return self.result
+
+    def _record(self, image: DiskImage, history: History, *, first: bool) -> Recorder | None:
+        """Run a session on a disk; None when it failed without any cut."""
+        self._layout.make(image.newest())
+        recorder = Recorder(self._setting.root, image)
+        session = Session(self._setting, recorder, history, self._random)
+        if first and self._setting.fails_sync is not None:
+            session.fail_a_sync(self._setting.fails_sync)
+        try:
+            session.run(self._setting.steps if first else _RECOVERY_STEPS)
+        except (LiveMismatchError, ThincowError, AssertionError) as error:
+            self._fail(f"without a cut: {type(error).__name__}: {error}")
+            return None
+        return recorder
+
+    def _cut(
+        self, recorder: Recorder, image: DiskImage, history: History, recoveries: set[int]
+    ) -> None:
+        """Cut before each operation, and after the last one; at some of them when they are many."""
+        image = image.copy()
+        marks = [*recorder.marks, history.marks]
+        left = self._max_states - len(self._known)
+        share = left / (_STATES_PER_CUT * len(marks))
+        for at, mark in enumerate(marks):
+            if at > 0:
+                image.advance(recorder.operations[at - 1])
+            self.result.operations += 1
+            if at not in recoveries and self._random.random() > share:
+                continue
+            for state in crash_states(image, self._random, garbage=self._setting.garbage):
+                found = self._judge(state, history, mark, f"operation {at} of {len(marks) - 1}")
+                if found is None:
+                    return
+            if at in recoveries:
+                self._recover(image, history, mark)
+                if self.result.failures:
+                    return
+
+    def _judge(
+        self, state: State, history: History, mark: tuple[int, int], where: str
+    ) -> Found | None:
+        """Look into a state; None when that is the end."""
+        self.result.states += 1
+        key = fingerprint(state)
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= self._max_states:
+                return None
+            self._layout.make(state)
+            found = examine(self._setting, thorough=len(self._known) % _THOROUGH_EVERY == 0)
+            self._known[key] = found
+        problem = found.problem
+        if problem is None and found.contents is not None:
+            problem = history.judge(found.contents, *mark)
+        if problem is not None:
+            self._fail(f"cut at {where}: {problem}")
+            return None
+        return found
+
+    def _recover(self, image: DiskImage, history: History, mark: tuple[int, int]) -> None:
+        """Go on after a power cut or a kill, and cut again."""
+        if self._random.random() < 0.5:
+            start = image.copy()
+            # After a failed sync the next open drops what is in the page cache only.
+            start.orphans.clear()
+        else:
+            states = list(crash_states(image, self._random, garbage=self._setting.garbage))
+            start = DiskImage.of(self._random.choice(states))
+        found = self._judge(start.newest(), history, mark, "a second session")
+        if found is None or found.contents is None:
+            return
+        if start.pending or start.pending_names:
+            # A power cut may still take back what no commit has acknowledged.
+            later = history.branch(found.contents, *mark)
+        else:
+            later = History(DiskModel(found.contents, BLOCK_SIZE))
+        recorder = self._record(start, later, first=False)
+        if recorder is not None:
+            self._cut(recorder, start, later, set())
+
+    def _fail(self, text: str) -> None:
+        self.result.failures.append(f"seed {self._setting.seed}: {text}")
+
+
+def simulate(seed: int, max_states: int, mutation: str | None = None) -> Result:
+    """Run one seed in a directory in memory that is gone afterwards; log messages are dropped."""
+    logging.disable()
+    try:
+        with tempfile.TemporaryDirectory(prefix="crashsim-", dir=_MEMORY) as root:
+            planted = None if mutation is None else MUTATIONS[mutation]
+            return Simulation(seed, Path(root), max_states, planted).run()
+    finally:
+        logging.disable(logging.NOTSET)
