@@ -80,5 +80,9 @@ class CommitError(RequestError):
         self.code = code
 
 
+class DatabaseBusyError(CommitError):
+    """Raised when somebody else, a shell perhaps, holds a write transaction of the database."""
+
+
 class StoreFailedError(RequestError):
     """Raised after a sync of the store failed: nothing is acknowledged any more in this mount."""

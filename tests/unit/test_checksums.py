@@ -166,3 +166,10 @@ def test_write_whose_sum_cannot_be_kept_changes_nothing(checked):
         checked.write_blocks("a", 0, "x")
     assert checked.count_dirty() == 0
     assert checked.live_cow_blocks() == 0
+
+
+def test_reading_keeps_no_sums_that_nothing_will_store(checked):
+    checked.restart(read_only=True)
+    assert checked.read_blocks("a") == CONTENT
+    flip(checked, checked.upstream_dir / "a", 0)
+    assert checked.read_blocks("a", 0, 1) != "a"  # no sum is known of it

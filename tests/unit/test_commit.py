@@ -1,6 +1,7 @@
 """How an epoch becomes durable, and what a failure leaves."""
 
 import errno
+import time
 
 import pytest
 
@@ -9,7 +10,8 @@ from tests.support.scripted_disk import ScriptedDisk
 from tests.support.sqlite_shell import SqliteShell
 from thincow.engine import committer
 from thincow.engine.options import Tuning
-from thincow.errors import CommitError, NoSpaceError, StoreFailedError
+from thincow.errors import CommitError, DatabaseBusyError, NoSpaceError, StoreFailedError
+from thincow.store import cow_table
 
 LOG = "metadata.db-wal"
 
@@ -256,12 +258,40 @@ def test_database_that_is_busy_is_tried_again(scripted):
     scripted.write_blocks("a", 0, "x")
     with SqliteShell(scripted.database) as shell:
         shell.run("BEGIN IMMEDIATE")
-        with pytest.raises(CommitError):
+        with pytest.raises(DatabaseBusyError):
             scripted.engine.commit()
         assert scripted.read_blocks("a", 0, 1) == "x"
         shell.run("ROLLBACK")
         scripted.engine.commit()
     scripted.write_blocks("a", 1, "y")
+
+
+def test_write_does_not_wait_for_a_shell_that_writes(scripted, disk, monkeypatch):
+    monkeypatch.setattr(committer, "_RETRY_S", 0.0)
+    scripted.write_blocks("a", 0, "x")
+    with SqliteShell(scripted.database) as shell:
+        shell.run("BEGIN IMMEDIATE")
+        with pytest.raises(CommitError):
+            scripted.engine.commit()
+        begin = time.monotonic()
+        with pytest.raises(NoSpaceError):
+            scripted.write_blocks("a", 1, "y")
+        assert time.monotonic() - begin < 1
+        shell.run("ROLLBACK")
+    scripted.write_blocks("a", 1, "y")
+    assert scripted.engine.hash_usage()[0] > 0  # they were not taken for what fills the disk
+
+
+def test_commit_that_ends_unexpectedly_keeps_its_changes(scripted, monkeypatch, caplog):
+    scripted.write_blocks("a", 0, "xy")
+    with monkeypatch.context() as patch:
+        patch.setattr(cow_table, "apply_changes", lambda *_: 1 // 0)
+        with pytest.raises(CommitError, match="ZeroDivisionError"):
+            scripted.engine.commit()
+    assert "a commit ended unexpectedly" in caplog.text
+    scripted.engine.commit()
+    scripted.restart()
+    assert scripted.read_blocks("a", 0, 3) == "xyc"
 
 
 def test_reader_with_an_old_view_stops_no_commit(scripted):

@@ -22,10 +22,13 @@ class FakeCommit:
     seconds: float = 0.0
     may_run: threading.Event = field(default_factory=threading.Event)
     thread: int = 0
+    busy_shell: bool = False
+    is_busy: bool = False
 
-    def run(self) -> None:
+    def run(self, *, patient: bool = True) -> None:
         assert self.may_run.wait(10)
         self.thread = threading.get_ident()
+        self.is_busy = self.busy_shell and not patient
 
 
 class FakeEngine:
@@ -35,6 +38,7 @@ class FakeEngine:
         self.read_only = self.failed = self.must_wait = self.commit_due = False
         self.small = True
         self.is_blocked = False
+        self.is_shell_busy = False
         self.commit_takes_s = 0.0
         self.errors: list[Exception] = []
         self.written: list[int] = []
@@ -51,6 +55,7 @@ class FakeEngine:
         if not self.written:
             return None
         self.running = FakeCommit(self.written, self.small, seconds=self.commit_takes_s)
+        self.running.busy_shell = self.is_shell_busy
         self.written = []
         self.commits.append(self.running)
         if not self.is_blocked:
@@ -307,5 +312,19 @@ def test_small_commits_leave_the_event_loop_while_the_disk_is_slow() -> None:
             await scheduler.sync()
         here = threading.get_ident()
         assert [commit.thread == here for commit in engine.commits] == [True, True, False, True]
+
+    run(test)
+
+
+def test_small_commit_does_not_wait_in_the_event_loop_for_a_shell_that_writes() -> None:
+    engine = FakeEngine()
+    engine.is_shell_busy = True
+    scheduler = scheduled(engine)
+
+    async def test() -> None:
+        engine.written.append(1)
+        await scheduler.sync()
+        assert engine.durable == [1]
+        assert engine.commits[0].thread != threading.get_ident()
 
     run(test)

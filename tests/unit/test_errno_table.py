@@ -36,4 +36,4 @@ def test_no_request_error_is_forgotten() -> None:
         for name, kind in inspect.getmembers(errors, inspect.isclass)
         if issubclass(kind, RequestError)
     }
-    assert kinds == {*EXPECTED, "CommitError"}
+    assert kinds == {*EXPECTED, "CommitError", "DatabaseBusyError"}

@@ -19,17 +19,19 @@ _ALL_BITS = 64
 class Checksums:
     """Sums by block address, in windows."""
 
-    def __init__(self, windows: WindowCache, bits: int) -> None:
+    def __init__(self, windows: WindowCache, bits: int, *, keeps_new: bool = True) -> None:
         """Keep sums of `bits` bits in a cache of windows."""
         self.windows = windows
         self.bits = bits
+        self.keeps_new = keeps_new
+        """Record blocks that are read for the first time; no use when nothing is committed."""
 
     def record(self, address: int, hashes: Sequence[int]) -> None:
         """Set the sums of consecutive blocks from their hashes."""
         self._store(address, sums_of(hashes, self.bits), only_missing=False)
 
     def verify(self, address: int, hashes: Sequence[int]) -> list[int]:
-        """Compare consecutive blocks with their sums; record those that have none.
+        """Compare consecutive blocks with their sums; record those that have none, if wanted.
 
         Returns:
             The indexes of the blocks that differ.
@@ -37,7 +39,7 @@ class Checksums:
         sums = sums_of(hashes, self.bits)
         known = self._load(address, len(sums))
         differ = (known != NO_SUM) & (known != sums)
-        if (known == NO_SUM).any():
+        if self.keeps_new and (known == NO_SUM).any():
             self._store(address, sums, only_missing=True)
         found: list[int] = np.flatnonzero(differ).tolist()
         return found

@@ -15,8 +15,9 @@ from thincow.engine.free_runs import Run
 from thincow.engine.hash_index import FrozenHashes
 from thincow.engine.runs import CountCodec, Int64Array, ReferenceCodec, RowChanges, row_changes
 from thincow.engine.window_cache import FrozenWindow
-from thincow.errors import CommitError, StoreFailedError
+from thincow.errors import CommitError, DatabaseBusyError, StoreFailedError
 from thincow.store import connection, cow_table, extents_table, globals_table
+from thincow.store.connection import set_patience
 from thincow.store.cow_file import CowFile
 from thincow.store.database import Database
 from thincow.store.space_reserve import SpaceReserve
@@ -72,9 +73,19 @@ class Commit:
         windows = len(epoch.references) + len(epoch.counts) + len(epoch.checksums)
         return windows <= _SMALL_WINDOWS and len(epoch.hashes.staged) <= _SMALL_HASHES
 
-    def run(self) -> None:
-        """Do the slow part, in any one thread. What fails is left in `error`."""
+    @property
+    def is_busy(self) -> bool:
+        """Whether it failed because somebody else is writing: it may be run again."""
+        return isinstance(self.error, DatabaseBusyError)
+
+    def run(self, *, patient: bool = True) -> None:
+        """Do the slow part, in any one thread. What fails is left in `error`.
+
+        With `patient` it waits some time for somebody else who is writing.
+        """
         begin = time.perf_counter()
+        self.error = None
+        set_patience(self.database.writer, patient=patient)
         try:
             if self.sync_contents:
                 self.cow_file.sync()
@@ -83,6 +94,12 @@ class Commit:
             self.database.checkpoint_if_due(soon=self.is_space_low)
         except (CommitError, StoreFailedError) as error:
             self.error = error
+        except Exception as error:  # noqa: BLE001 - whatever it was
+            # The transaction was rolled back; to end without an outcome would lose the epoch.
+            _log.exception("a commit ended unexpectedly")
+            self.error = CommitError(f"unexpected error in a commit: {error!r}", errno.EIO)
+        finally:
+            set_patience(self.database.writer, patient=True)
         self.seconds = time.perf_counter() - begin
 
     def _write_somehow(self) -> None:
@@ -94,7 +111,7 @@ class Commit:
         try:
             self._write(with_hashes=True)
         except CommitError as error:
-            if error.code != errno.ENOSPC:
+            if error.code != errno.ENOSPC or isinstance(error, DatabaseBusyError):
                 raise
             if self.reserve is not None:
                 try:

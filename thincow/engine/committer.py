@@ -167,8 +167,8 @@ class Committer:
             raise commit.error
         self._look_after_space()
 
-    def commit(self) -> None:
-        """Make everything written so far durable.
+    def commit(self, *, patient: bool = True) -> None:
+        """Make everything written so far durable; `patient` as in `Commit.run`.
 
         Raises:
             CommitError: when it failed and may be tried again.
@@ -176,7 +176,7 @@ class Committer:
         """
         commit = self.freeze()
         if commit is not None:
-            commit.run()
+            commit.run(patient=patient)
             self.finish(commit)
 
     def close(self) -> None:
@@ -220,7 +220,8 @@ class Committer:
             self._next_try_s = time.monotonic() + _RETRY_S
             if not self.is_running:
                 with suppress(CommitError):
-                    self.commit()
+                    # Requests wait meanwhile, reads too.
+                    self.commit(patient=False)
                     self._look_after_space()
         return not self.no_space
 
@@ -247,6 +248,8 @@ class Committer:
         self.failed = True
         self._parts.cow.only_durable = True
         self._parts.hashes.stop_hints()
+        if self._parts.checksums is not None:
+            self._parts.checksums.keeps_new = False
         _log.critical(
             "%s: nothing is written any more in this mount, and what was not committed is lost; "
             "unmount, see to the disk, and run 'thincow fsck'",

@@ -82,7 +82,7 @@ class Engine:
             reader, block_size, hash_capacity(options), 2 * options.tuning.commit_staged_hashes
         )
         bits = store.facts.checksum_bits
-        checksums = Checksums(sums, bits) if bits else None
+        checksums = Checksums(sums, bits, keeps_new=not self.read_only) if bits else None
         seen = SeenBlocks()
         self._reader = BlockReader(
             self._map,

@@ -122,8 +122,10 @@ class CommitScheduler:
 
     async def _run(self, commit: Commit) -> None:
         if commit.must_run_inline or (commit.is_small and self._last_took_s < _INLINE_LIMIT_S):
-            commit.run()
-        else:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(commit.run, limiter=self._limiter)
+            commit.run(patient=False)
+            if not commit.is_busy:
+                self._last_took_s = commit.seconds
+                return
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(commit.run, limiter=self._limiter)
         self._last_took_s = commit.seconds

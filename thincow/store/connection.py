@@ -14,7 +14,12 @@ from typing import Final
 
 import apsw
 
-from thincow.errors import CommitError, ConfigurationError, StoreFailedError
+from thincow.errors import (
+    CommitError,
+    ConfigurationError,
+    DatabaseBusyError,
+    StoreFailedError,
+)
 
 Connection = apsw.Connection
 DatabaseError = apsw.Error
@@ -27,7 +32,7 @@ _CACHE_KIB: Final = 32 * 1024
 
 # After these the database is as it was before the transaction. Anything else (a failed sync, a
 # failed shared-memory operation) leaves open what is durable.
-_RETRYABLE: Final = {apsw.SQLITE_FULL, apsw.SQLITE_BUSY, apsw.SQLITE_IOERR_WRITE}
+_RETRYABLE: Final = {apsw.SQLITE_FULL, apsw.SQLITE_IOERR_WRITE}
 
 
 def require_fixed_sqlite() -> None:
@@ -126,11 +131,18 @@ def transaction(db: apsw.Connection) -> Iterator[None]:
         raise commit_error(error) from error
 
 
+def set_patience(db: apsw.Connection, *, patient: bool) -> None:
+    """Choose whether to wait for somebody else's write transaction, or to fail at once."""
+    db.set_busy_timeout(_BUSY_TIMEOUT_MS if patient else 0)
+
+
 def commit_error(error: apsw.Error) -> CommitError | StoreFailedError:
     """Translate an error of SQLite while it writes or syncs."""
     text = f"metadata.db: {error}"
     code = getattr(error, "extendedresult", apsw.SQLITE_ERROR)
-    if code not in _RETRYABLE and not isinstance(error, apsw.BusyError):
+    if isinstance(error, apsw.BusyError):
+        return DatabaseBusyError(text, errno.ENOSPC)
+    if code not in _RETRYABLE:
         return StoreFailedError(text)
     return CommitError(text, errno.EIO if code == apsw.SQLITE_IOERR_WRITE else errno.ENOSPC)
 
