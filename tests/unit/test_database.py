@@ -106,6 +106,21 @@ def test_migration_brings_an_old_database_up_and_keeps_a_copy(tmp_path, monkeypa
     old.close()
 
 
+def test_migration_that_was_killed_can_be_repeated(tmp_path, monkeypatch):
+    path = tmp_path / "metadata.db"
+    make_old(path)
+    steps = (*sql_files.migrations(), (2, "CREATE TABLE second (a INTEGER) STRICT;"))
+    monkeypatch.setattr(sql_files, "migrations", lambda: steps)
+    (tmp_path / "metadata.db.v1").write_bytes(b"part of a copy")
+    db = open_connection(path)
+    migrate(db, path)
+    assert db.pragma("user_version") == 2
+    db.close()
+    old = open_connection(tmp_path / "metadata.db.v1")
+    assert version_of(old, path) == 1
+    old.close()
+
+
 def test_migration_that_fails_leaves_the_step_before(tmp_path, monkeypatch):
     path = tmp_path / "metadata.db"
     make_old(path)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from tests.support.directories import photograph
 from tests.support.engines import EngineStore, NewStore, letters
 from tests.support.scripted_disk import ScriptedDisk
+from thincow.engine import open_store
+from thincow.engine.engine import open_engine
 from thincow.errors import (
     ConfigurationError,
     CorruptStoreError,
@@ -274,3 +277,29 @@ def test_store_directories_are_made(new_store):
     store.open()
     assert store.data_dir.is_dir()
     assert Path(store.root / "metadata").is_dir()
+
+
+@pytest.mark.parametrize("metadata", ["beside", "apart"])
+def test_new_store_is_locked_before_anything_is_put_into_it(new_store, monkeypatch, metadata):
+    """Two mounts at once of one data directory, with metadata directories that are yet to come."""
+    store = new_store(metadata=metadata)
+    store.add("a", "abcd")
+    store.data_dir.mkdir()
+    other = replace(store.store_options(), metadata_dir=store.root / "other")
+    create = open_store.create_store
+    refused = []
+
+    def create_meanwhile(*arguments):
+        if not refused:
+            with pytest.raises(StoreInUseError) as error:
+                open_engine(other)
+            refused.append(error)
+        return create(*arguments)
+
+    monkeypatch.setattr(open_store, "create_store", create_meanwhile)
+    store.open()
+    assert refused
+    assert not (store.root / "other").exists()
+    store.write_blocks("a", 0, "x")
+    store.restart()
+    assert store.read_blocks("a") == "xbcd"

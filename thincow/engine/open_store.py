@@ -18,6 +18,7 @@ from thincow.engine.options import StoreOptions, hash_capacity
 from thincow.engine.store_files import (
     StorePaths,
     create_store,
+    make_directories,
     open_metadata,
     paths_of,
     require_halves_match,
@@ -25,7 +26,7 @@ from thincow.engine.store_files import (
     store_exists,
 )
 from thincow.engine.upstream_check import CheckedDevice, DeviceState, check_upstreams
-from thincow.errors import ConfigurationError, CorruptStoreError
+from thincow.errors import ConfigurationError, CorruptStoreError, StoreInUseError
 from thincow.store import (
     checksums_table,
     connection,
@@ -106,22 +107,18 @@ def open_store(options: StoreOptions, disk: Disk) -> OpenStore:
             upstream = Upstream(disk, file)
             stack.callback(upstream.close)
             upstreams.append(upstream)
-        locks: list[DirectoryLock] = []
+        present = [directory for directory in paths.directories if directory.is_dir()]
+        locks = lock_directories(present, exclusive=not options.read_only)
+        stack.callback(_release, locks)
         exists = store_exists(disk, paths)
-        if exists or all(directory.is_dir() for directory in paths.directories):
-            locks = lock_directories(paths.directories, exclusive=not options.read_only)
-            stack.callback(_release, locks)
-            exists = store_exists(disk, paths)
         if exists and (options.check or has_mark(paths.data_dir)):
             _require_sound(disk, paths)
         if not exists and options.read_only:
             raise ConfigurationError(f"there is no store in {paths.data_dir} to mount read-only")
         if not exists:
             require_addressable(files, options.block_size or 4096)
+            _lock_new_directories(disk, paths, present, locks)
             memory = create_store(disk, paths, options)
-            if not locks:
-                locks = lock_directories(paths.directories, exclusive=True)
-                stack.callback(_release, locks)
             if memory is not None:
                 database = Database(memory, memory, None)
             else:
@@ -132,6 +129,17 @@ def open_store(options: StoreOptions, disk: Disk) -> OpenStore:
             store = _assemble(options, disk, paths, database, upstreams, locks)
         stack.pop_all()
         return store
+
+
+def _lock_new_directories(
+    disk: Disk, paths: StorePaths, present: list[Path], locks: list[DirectoryLock]
+) -> None:
+    """Make and lock the directories that were missing, before anything is put into them."""
+    make_directories(disk, paths)
+    missing = [directory for directory in paths.directories if directory not in present]
+    locks += lock_directories(missing, exclusive=True)
+    if missing and store_exists(disk, paths):
+        raise StoreInUseError(f"another process has just made a store in {paths.data_dir}")
 
 
 def _examine_upstream(options: StoreOptions) -> list[UpstreamFile]:

@@ -82,6 +82,10 @@ def _find_label(disk: Disk, paths: StorePaths, has_contents: bool) -> Label | No
         return None
     try:
         return read_label(disk, paths.data_dir)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read {paths.data_dir / LABEL_NAME}: {error.strerror}"
+        ) from error
     except CorruptStoreError:
         # It may be part of a creation that was cut short, with nothing to lose.
         if has_contents or (paths.database is not None and paths.database.exists()):
@@ -89,8 +93,27 @@ def _find_label(disk: Disk, paths: StorePaths, has_contents: bool) -> Label | No
         return None
 
 
+def make_directories(disk: Disk, paths: StorePaths) -> None:
+    """Make the directories of a new store, durably.
+
+    Raises:
+        ConfigurationError: when one cannot be made.
+    """
+    for directory in paths.directories:
+        try:
+            directory.mkdir(exist_ok=True)
+            # Also one that exists already may have been made by a process that was killed here.
+            with suppress(PermissionError):
+                disk.sync_directory(directory.parent)
+        except OSError as error:
+            raise ConfigurationError(f"cannot make {directory}: {error.strerror}") from error
+
+
 def create_store(disk: Disk, paths: StorePaths, options: StoreOptions) -> Connection | None:
-    """Make an empty store; return the connection when its metadata are in memory.
+    """Make an empty store in its directories; they are locked.
+
+    Returns:
+        The connection when the metadata are in memory.
 
     Raises:
         ConfigurationError: when a file cannot be made.
@@ -105,11 +128,6 @@ def create_store(disk: Disk, paths: StorePaths, options: StoreOptions) -> Connec
         checksum_bits=options.checksum_bits or 0,
     )
     try:
-        for directory in paths.directories:
-            directory.mkdir(exist_ok=True)
-            # Also one that exists already may have been made by a process that was killed here.
-            with suppress(PermissionError):
-                disk.sync_directory(directory.parent)
         disk.close(disk.open(paths.cowdata, os.O_RDWR | os.O_CREAT))
         label = LabelFile(disk, paths.data_dir, facts.store_id, create=True)
         try:

@@ -7,7 +7,7 @@ import apsw
 
 from thincow.errors import CorruptStoreError, StoreMismatchError
 from thincow.store import sql_files
-from thincow.store.connection import APPLICATION_ID, transaction
+from thincow.store.connection import APPLICATION_ID, commit_error, transaction
 
 _log = logging.getLogger(__name__)
 
@@ -36,13 +36,18 @@ def migrate(db: apsw.Connection, where: Path) -> None:
     """Run the steps that are missing; first copies the database to NAME.vN.
 
     Raises:
-        CommitError: when the database cannot be written.
+        CommitError, StoreFailedError: when the database or the copy cannot be written.
     """
     version = version_of(db, where)
     if version == sql_files.schema_version():
         return
     backup = where.with_name(f"{where.name}.v{version}")
-    db.execute("VACUUM INTO ?", (str(backup),))
+    # A killed migration may have left part of one.
+    backup.unlink(missing_ok=True)
+    try:
+        db.execute("VACUUM INTO ?", (str(backup),))
+    except apsw.Error as error:
+        raise commit_error(error) from error
     for reached, statements in sql_files.migrations()[version:]:
         with transaction(db):
             db.execute(statements)
