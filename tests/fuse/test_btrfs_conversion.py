@@ -147,8 +147,9 @@ def test_btrfs_conversion_succeeds_although_a_device_fails(mount: Mount, tmp_pat
             name: int(stats[f"Device {name} upstream read errors"]) for name in array.paths
         }
         print(f"{read_errors['b']} read errors")
-        _, _, kept = report(mount, stats)
+        written, _, kept = report(mount, stats)
         assert_single_device_is_right(mount, array)
     assert [name for name, count in read_errors.items() if count] == ["b"]
-    assert kept <= 512
+    # On a slow machine the repairs last over more transactions: no fixed bound.
+    assert kept <= 0.02 * written
     assert array.hash_images() == array.hashes
