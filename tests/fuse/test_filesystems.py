@@ -15,6 +15,8 @@ WORK_S = 3
 def test_filesystem_is_whole_after_its_disk_was_cut_off(
     mount: Mount, kind: filesystems.Kind
 ) -> None:
-    totals = filesystems.run(mount, kind, random.randrange(1 << 32), rounds=1, work_s=WORK_S)
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    totals = filesystems.run(mount, kind, seed, rounds=1, work_s=WORK_S)
     print(totals)
     assert totals.files > 0

@@ -74,7 +74,7 @@ class _User:
             self._hold_a_read: 3,
             self._hold_a_write: 2,
             self._look_and_die: 2,
-            self._hold_long: 0.5 if holds_long else 0,
+            self._hold_long: 2 if holds_long else 0,
         }
 
     def open_a_shell(self) -> None:

@@ -78,7 +78,6 @@ def run(mount: Mount, kind: Kind, seed: int, rounds: int, work_s: float) -> Tota
     Raises:
         AssertionError: when a synced file or the filesystem was damaged.
     """
-    print(f"seed {seed}")
     random_source = random.Random(seed)
     begun = time.monotonic()
     mount.add("disk", b"")
