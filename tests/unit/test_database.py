@@ -9,7 +9,7 @@ from tests.support.directories import photograph
 from tests.support.engines import EngineStore
 from tests.support.sqlite_shell import SqliteShell
 from thincow.errors import CorruptStoreError, StoreFailedError, StoreMismatchError, ThincowError
-from thincow.store import database, sql_files
+from thincow.store import database, sql_files, validation
 from thincow.store.connection import APPLICATION_ID, open_connection, transaction
 from thincow.store.database import expected_schema, schema_of
 from thincow.store.disk import Disk
@@ -71,7 +71,7 @@ def test_new_database_has_the_schema_and_is_in_wal_mode(tmp_path):
     database.create(Disk(), path, FACTS)
     assert [entry.name for entry in tmp_path.iterdir()] == ["metadata.db"]
     db = open_connection(path)
-    assert database.validate(db, path) == FACTS
+    assert validation.validate(db, path) == FACTS
     assert db.pragma("journal_mode") == "wal"
     assert db.pragma("application_id") == APPLICATION_ID
     assert db.pragma("user_version") == sql_files.schema_version()

@@ -16,7 +16,7 @@ from thincow.engine.hash_index import FrozenHashes
 from thincow.engine.runs import CountCodec, Int64Array, ReferenceCodec, RowChanges, row_changes
 from thincow.engine.window_cache import FrozenWindow
 from thincow.errors import CommitError, DatabaseBusyError, StoreFailedError
-from thincow.store import connection, cow_table, extents_table, globals_table
+from thincow.store import cow_table, extents_table, globals_table
 from thincow.store.connection import set_patience
 from thincow.store.cow_file import CowFile
 from thincow.store.database import Database
@@ -124,7 +124,7 @@ class Commit:
         db = self.database.writer
         epoch = self.epoch
         entries = self.entries
-        with connection.transaction(db):
+        with self.database.transaction():
             for part in epoch.references:
                 extents_table.apply_changes(db, *_flat(_changes_of_references(part)))
             for part in epoch.counts:

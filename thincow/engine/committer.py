@@ -20,9 +20,10 @@ from thincow.engine.cow_store import CowStore
 from thincow.engine.hash_index import HashIndex
 from thincow.engine.open_store import OpenStore
 from thincow.engine.options import Tuning
+from thincow.engine.space_watch import SpaceWatch
 from thincow.engine.statistics import Statistics
-from thincow.errors import CommitError, StoreFailedError
-from thincow.store import connection, cow_table, globals_table
+from thincow.errors import CommitError, NoSpaceError, StoreFailedError
+from thincow.store import cow_table, globals_table
 from thincow.store.disk import Disk
 from thincow.store.failure_mark import MARK_NAME, write_mark
 from thincow.store.label import LabelFile
@@ -31,8 +32,10 @@ _log = logging.getLogger(__name__)
 
 _SCAN_ROWS: Final = 4096
 _BYTES_A_CHANGE: Final = 16384
-_RETRY_S: Final = 1.0
+_RETRY_S: Final = 0.2
 """Least time between attempts to end a lack of space."""
+_SLOW_TRY_S: Final = 0.02
+"""An attempt that takes longer makes the time to the next one longer in proportion."""
 
 _PUNCH_RUNS: Final = 256
 _PUNCH_AFTER_BYTES: Final = 1 << 20
@@ -58,6 +61,7 @@ class Committer:
         label: LabelFile,
         parts: EpochParts,
         statistics: Statistics,
+        watch: SpaceWatch,
     ) -> None:
         """Commit the changes of `parts` to `store`."""
         self._disk = disk
@@ -65,6 +69,7 @@ class Committer:
         self._label = label
         self._parts = parts
         self._statistics = statistics
+        self._watch = watch
         self._running: Commit | None = None
         self._generation = store.facts.generation
         self.hash_entries = store.facts.hash_entries
@@ -72,7 +77,6 @@ class Committer:
         """A sync failed: nothing is committed any more."""
         self.no_space = False
         """The last commit failed, or needed the reserve: no write is taken until there is room."""
-        self._is_space_low = False
         self._next_try_s = 0.0
         self._scan_for_free_blocks()
         self._look_after_space()
@@ -97,8 +101,8 @@ class Committer:
     def exceeds(self, factor: int, tuning: Tuning) -> bool:
         """Tell whether the running epoch is `factor` times as large as a commit should be."""
         parts = self._parts
-        reserve = self._store.reserve
-        if self._is_space_low and reserve is not None:
+        reserve = self._watch.reserve
+        if self._watch.keeps_commits_small and reserve is not None:
             # Each change may dirty a page of each of two tables, with room for as much again.
             changes = reserve.size_bytes // _BYTES_A_CHANGE
             if parts.block_map.changes > factor * changes:
@@ -141,8 +145,8 @@ class Committer:
             cow_file=cow_file,
             database=self._store.database,
             must_run_inline=not self._store.database.commits_may_run_in_thread,
-            reserve=self._store.reserve,
-            is_space_low=self._is_space_low,
+            reserve=self._watch.reserve,
+            is_space_low=self._watch.keeps_commits_small,
         )
         cow_file.unsynced = False
         return self._running
@@ -186,11 +190,8 @@ class Committer:
             CommitError, StoreFailedError: when something could not be written; what was committed
                 before is kept.
         """
-        if self._store.reserve is not None:
-            # Nothing comes after this commit: it may use all there is.
-            reserve, self._store.reserve = self._store.reserve, None
-            with suppress(OSError):
-                reserve.release()
+        # Nothing comes after this commit: it may use all there is.
+        self._watch.give_up_reserve()
         self.commit()
         if not self._store.was_closed:
             # A killed process leaves contents behind that nobody refers to.
@@ -207,42 +208,36 @@ class Committer:
         except OSError as error:
             _log.warning("cowdata.id: %s: the next open will check the store", error.strerror)
             return
-        with connection.transaction(self._store.database.writer):
-            globals_table.store(self._store.database.writer, {"clean": 1})
+        try:
+            with self._store.database.transaction():
+                globals_table.store(self._store.database.writer, {"clean": 1})
+        except CommitError as error:
+            # All changes are durable: this costs the next open a check, and nothing else.
+            _log.warning("%s: the next open will check the store", error)
 
-    def make_room(self) -> bool:
-        """Try to end a lack of space; tell whether writes may be taken again.
+    def make_room(self) -> None:
+        """Try to end a lack of space.
 
         Raises:
+            NoSpaceError: when writes cannot be taken yet.
             StoreFailedError: when a sync failed meanwhile.
         """
-        if self.no_space and time.monotonic() >= self._next_try_s:
-            self._next_try_s = time.monotonic() + _RETRY_S
-            if not self.is_running:
-                with suppress(CommitError):
-                    # Requests wait meanwhile, reads too.
-                    self.commit(patient=False)
-                    self._look_after_space()
-        return not self.no_space
+        begin = time.monotonic()
+        if not self.is_running and begin >= self._next_try_s:
+            with suppress(CommitError):
+                # Requests wait meanwhile, reads too.
+                self.commit(patient=False)
+                self._look_after_space()
+            end = time.monotonic()
+            self._next_try_s = end + _RETRY_S * max(1.0, (end - begin) / _SLOW_TRY_S)
+        if self.no_space:
+            error = NoSpaceError("there is no room for a commit: no write is taken until there is")
+            self._watch.note_refusal(error)
+            raise error
 
     def _look_after_space(self) -> None:
         """Take the reserve back, and notice in time that space runs short."""
-        reserve = self._store.reserve
-        if reserve is None:
-            return
-        try:
-            held = reserve.hold()
-            low = reserve.is_low()
-        except OSError as error:
-            _log.error("the reserve cannot be kept: %s", error.strerror)
-            return
-        if low and not self._is_space_low:
-            _log.warning(
-                "space runs low in %s: commits are kept small; free some space soon",
-                self._store.paths.directories[-1],
-            )
-        self._is_space_low = low
-        self.no_space = not held
+        self.no_space = not self._watch.look()
 
     def _fail(self, error: StoreFailedError) -> None:
         self.failed = True
@@ -265,6 +260,7 @@ class Committer:
         self._generation = commit.generation
         self.hash_entries = commit.entries
         self._statistics.commits += 1
+        self._store.database.catch_up()
         parts.block_map.windows.settle(epoch.references)
         parts.cow.settle(epoch.counts, epoch.freed)
         if parts.checksums is not None:

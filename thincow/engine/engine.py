@@ -21,6 +21,7 @@ from thincow.engine.hash_index import HashIndex
 from thincow.engine.open_store import OpenStore, open_store
 from thincow.engine.options import StoreOptions, hash_capacity
 from thincow.engine.seen_blocks import SeenBlocks
+from thincow.engine.space_watch import SpaceWatch
 from thincow.engine.statistics import Statistics
 from thincow.engine.store_files import remove_contents
 from thincow.engine.store_windows import open_windows
@@ -93,10 +94,13 @@ class Engine:
             self.statistics,
             block_size,
         )
+        self._watch = SpaceWatch(disk, store.paths.directories, store.reserve, options.tuning)
         self._committer: Committer | None = None
         if store.label is not None:
             parts = EpochParts(self._map, self._cow, self._hashes, checksums)
-            self._committer = Committer(disk, store, store.label, parts, self.statistics)
+            self._committer = Committer(
+                disk, store, store.label, parts, self.statistics, self._watch
+            )
         self._writer = BlockWriter(
             self._map,
             self._cow,
@@ -154,13 +158,16 @@ class Engine:
             raise ReadOnlyError("the store is mounted read-only")
         if self._committer.failed:
             raise StoreFailedError("a sync of the store failed earlier: unmount and check it")
-        if self._committer.no_space and not self._committer.make_room():
-            raise NoSpaceError("there is no room for a commit: no write is taken until there is")
+        if self._committer.no_space:
+            self._committer.make_room()
         self._trim()
         try:
             return self._writer.write(device, offset, bytes(data), fetch or self._spare_fetch)
         except WouldBlock:
             self._replace_spare_fetch()
+            raise
+        except NoSpaceError as error:
+            self._watch.note_refusal(error)
             raise
         except (DatabaseError, CorruptStoreError) as error:
             raise _store_failed("metadata.db cannot be read", str(error)) from error

@@ -33,8 +33,8 @@ from thincow.store import (
     devices_table,
     extents_table,
     globals_table,
+    validation,
 )
-from thincow.store import database as database_file
 from thincow.store.block_devices import refuse_data_on_served_device, refuse_overlaps
 from thincow.store.cow_file import CowFile
 from thincow.store.database import Database
@@ -194,17 +194,17 @@ def _assemble(
     locks: list[DirectoryLock],
 ) -> OpenStore:
     where = paths.database or Path("metadata")
-    facts = database_file.identify(database.reader, where)
+    facts = validation.identify(database.reader, where)
     if paths.database is not None:
         require_halves_match(disk, paths, facts)
     require_same_choices(options, facts)
     if not options.read_only and paths.database is not None:
         database.use_log()
         migrate(database.writer, where)
-    facts = database_file.validate(database.reader, where)
+    facts = validation.validate(database.reader, where)
     was_closed = facts.clean
     if not was_closed:
-        database_file.quick_check(database.reader, where)
+        validation.quick_check(database.reader, where)
     require_addressable([upstream.file for upstream in upstreams], facts.block_size)
     verdict = check_upstreams(
         devices_table.load(database.reader),
@@ -236,7 +236,7 @@ def _assemble(
             facts = _mark_open(options, database, facts, list(verdict.devices))
             label = LabelFile(disk, paths.data_dir, facts.store_id)
             stack.callback(label.close)
-            label.write(facts.generation)
+            label.write_if_room(facts.generation)
             if has_mark(paths.data_dir):
                 remove_mark(disk, paths.data_dir)
         stack.pop_all()
@@ -261,7 +261,7 @@ def _mark_open(
     bits = facts.checksum_bits if options.checksum_bits is None else options.checksum_bits
     capacity = hash_capacity(options)
     db = database.writer
-    with connection.transaction(db):
+    with database.transaction():
         if bits != facts.checksum_bits:
             checksums_table.clear(db)
         entries = facts.hash_entries

@@ -9,6 +9,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from thincow.block_types import DEFAULT_BLOCK_SIZE
 from thincow.engine.options import StoreOptions
@@ -20,6 +21,9 @@ from thincow.store.database import DATABASE_NAME, Database
 from thincow.store.disk import Disk
 from thincow.store.globals_table import Globals
 from thincow.store.label import LABEL_NAME, Label, LabelFile, read_label
+
+_LOG_SHARE_OF_FILESYSTEM: Final = 32
+"""The write-ahead log is merged before it takes more than this part of a small filesystem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +165,10 @@ def open_metadata(disk: Disk, paths: StorePaths, options: StoreOptions) -> Datab
             return database_file.open_read_only(paths.database, options.temp_dir)
         return database_file.open_database(
             paths.database,
-            checkpoint_bytes=options.tuning.checkpoint_wal_bytes,
+            checkpoint_bytes=min(
+                options.tuning.checkpoint_wal_bytes,
+                disk.filesystem_bytes(paths.database.parent)[0] // _LOG_SHARE_OF_FILESYSTEM,
+            ),
             temp_in_memory=options.temp_dir is None,
             vfs=disk.sqlite_vfs,
         )

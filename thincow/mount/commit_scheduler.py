@@ -40,6 +40,7 @@ class CommitScheduler:
         self._due = trio.Event()
         self._started = 0
         self._error: RequestError | None = None
+        self._told: str | None = None
         self._last_took_s = 0.0
 
     async def run(self) -> None:
@@ -89,18 +90,12 @@ class CommitScheduler:
             yield
 
     async def _commit_in_background(self) -> None:
-        known = self._error
         try:
             await self.sync()
-        except RequestError as error:
-            # Retried at every turn of the timer: say it once, not every few seconds.
-            if known is None or str(known) != str(error):
-                _log.error("commit failed: %s", error)
+        except RequestError:
+            pass  # it was logged, and is retried at every turn of the timer
         except Exception:  # noqa: BLE001 - the timer must go on
             _log.exception("commit failed unexpectedly")
-        else:
-            if known is not None:
-                _log.warning("commits succeed again")
 
     async def _commit(self) -> None:
         """Freeze, run and finish one commit; the caller holds `_running`."""
@@ -117,8 +112,20 @@ class CommitScheduler:
                 engine.finish(commit)
         except RequestError as error:
             self._error = error
+            self._tell(str(error))
             raise
         self._error = None
+        self._tell(None)
+
+    def _tell(self, failure: str | None) -> None:
+        """Log how commits fare when that changes, not each one of a series."""
+        if failure == self._told:
+            return
+        if failure is None:
+            _log.warning("commits succeed again")
+        else:
+            _log.error("commit failed: %s", failure)
+        self._told = failure
 
     async def _run(self, commit: Commit) -> None:
         if commit.must_run_inline or (commit.is_small and self._last_took_s < _INLINE_LIMIT_S):

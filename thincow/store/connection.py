@@ -172,9 +172,27 @@ def close_without_checkpoint(db: apsw.Connection) -> None:
 def limit_size(db: apsw.Connection, max_bytes: int | None) -> None:
     """Let the database grow to at most `max_bytes`; past that writes fail as on a full disk."""
     if max_bytes is not None:
-        page_size = db.pragma("page_size")
-        assert isinstance(page_size, int)
-        _pragma(db, "max_page_count", str(max(1, max_bytes // page_size)))
+        _pragma(db, "max_page_count", str(max(1, max_bytes // page_size(db))))
+
+
+def limit_log(db: apsw.Connection, max_bytes: int) -> None:
+    """Cut the write-ahead log to `max_bytes` when it begins anew after a merge."""
+    _pragma(db, "journal_size_limit", str(max_bytes))
+
+
+def copy_to_memory(source: apsw.Connection) -> apsw.Connection:
+    """Return a copy in memory of a whole database."""
+    target = open_connection(None)
+    with target.backup("main", source, "main") as backup:
+        backup.step(-1)
+    return target
+
+
+def page_size(db: apsw.Connection) -> int:
+    """Return the size of a page of the database, in bytes."""
+    size = db.pragma("page_size")
+    assert isinstance(size, int)
+    return size
 
 
 def _pragma(db: apsw.Connection, name: str, value: str) -> None:

@@ -1,28 +1,34 @@
-"""`metadata.db` as a whole: create, open, validate, copy. The tables have modules of their own."""
+"""`metadata.db` as a whole: create, open, commit, copy. The tables have modules of their own."""
 
 import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 import apsw
 
-from thincow.errors import CommitError, CorruptStoreError
-from thincow.store import globals_table
+from thincow.errors import CommitError
+from thincow.store import globals_table, log_index
 from thincow.store.bulk import fetch_rows
 from thincow.store.connection import (
     checkpoint,
     close_without_checkpoint,
     commit_error,
+    copy_to_memory,
+    limit_log,
     open_connection,
+    page_size,
     transaction,
 )
 from thincow.store.disk import Disk
 from thincow.store.globals_table import Globals
-from thincow.store.migrations import create_schema, version_of
+from thincow.store.log_index import LogIndex
+from thincow.store.migrations import create_schema
 
 DATABASE_NAME: Final = "metadata.db"
 _NEW_SUFFIX: Final = ".new"
@@ -58,8 +64,13 @@ class Database:
         self._vfs = vfs
         self._log_pages = 0
         self._checkpoint_pages = 0
+        self._is_merge_put_off = False
+        self._index: LogIndex | None = None
         if writer is not reader:
-            self._checkpoint_pages = checkpoint_bytes // _page_size(writer)
+            assert path is not None
+            self._index = LogIndex(path)
+            self._checkpoint_pages = checkpoint_bytes // page_size(writer)
+            limit_log(writer, checkpoint_bytes)
             writer.set_wal_hook(self._note_log_size)
 
     @property
@@ -76,6 +87,26 @@ class Database:
             return copy_to_memory(self.reader)
         immutable = self.writer is self.reader
         return open_connection(self.path, read_only=True, immutable=immutable, vfs=self._vfs)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Run the body in one transaction of `writer`: all of it becomes durable, or nothing.
+
+        Raises:
+            CommitError, StoreFailedError: as `connection.transaction` does.
+        """
+        self._secure_index()
+        with transaction(self.writer):
+            yield
+
+    def catch_up(self) -> None:
+        """Let `reader` note in the log's index that it reads the last commit.
+
+        At once: to note it later, when the disk is full, might kill the process (see `log_index`).
+        """
+        if self.reader is not self.writer:
+            with suppress(apsw.Error):
+                self.reader.execute("SELECT 1 FROM globals LIMIT 1").fetchall()
 
     def use_log(self) -> None:
         """Make sure that commits go through a write-ahead log, as they do in a new store.
@@ -99,23 +130,39 @@ class Database:
         if self._log_pages <= (0 if soon else self._checkpoint_pages):
             return
         try:
+            self._secure_index()
             checkpoint(self.writer)
             self._log_pages = 0
+            self._is_merge_put_off = False
         except CommitError as error:
-            _log.warning("the write-ahead log cannot be merged now: %s", error)
+            if not self._is_merge_put_off:
+                _log.warning("the write-ahead log cannot be merged now: %s", error)
+            self._is_merge_put_off = True
+
+    def _secure_index(self) -> None:
+        if self._index is not None:
+            self._index.secure(self._log_pages)
 
     def _note_log_size(self, _db: apsw.Connection, _name: str, pages: int) -> int:
         self._log_pages = pages
         return apsw.SQLITE_OK
 
     def close(self, *, keep_log: bool = False) -> None:
-        """Close all; unless `keep_log`, the write-ahead log is merged and removed."""
+        """Close all; unless `keep_log`, the write-ahead log is merged and removed if it can be."""
+        if not keep_log:
+            try:
+                self._secure_index()
+            except CommitError as error:
+                _log.warning("the write-ahead log stays to be merged at the next open: %s", error)
+                keep_log = True
         if self.reader is not self.writer:
             close_without_checkpoint(self.reader)
         if keep_log:
             close_without_checkpoint(self.writer)
         else:
             self.writer.close()
+        if self.path is not None and self._index is not None:
+            log_index.discard_unused(self.path)
 
 
 def create(disk: Disk, path: Path | None, facts: Globals) -> apsw.Connection | None:
@@ -143,9 +190,11 @@ def create(disk: Disk, path: Path | None, facts: Globals) -> apsw.Connection | N
     db = open_connection(unfinished, create=True, vfs=disk.sqlite_vfs)
     try:
         _fill(db, facts)
+        log_index.prepare(unfinished)
         db.pragma("journal_mode", "WAL")
     finally:
         db.close()
+        log_index.discard_unused(unfinished)
     disk.rename(unfinished, path)
     disk.sync_directory(path.parent)
     return None
@@ -165,11 +214,16 @@ def open_database(
     Raises:
         apsw.Error: when SQLite cannot.
     """
-    writer = open_connection(path, temp_in_memory=temp_in_memory, vfs=vfs)
+    log_index.prepare(path)
     try:
-        reader = open_connection(path, read_only=True, temp_in_memory=temp_in_memory, vfs=vfs)
+        writer = open_connection(path, temp_in_memory=temp_in_memory, vfs=vfs)
+        try:
+            reader = open_connection(path, read_only=True, temp_in_memory=temp_in_memory, vfs=vfs)
+        except apsw.Error:
+            writer.close()
+            raise
     except apsw.Error:
-        writer.close()
+        log_index.discard_unused(path)
         raise
     return Database(writer, reader, path, checkpoint_bytes, vfs)
 
@@ -205,52 +259,6 @@ def open_read_only(path: Path, temp_dir: Path | None = None) -> Database:
     return Database(db, db, path=None)
 
 
-def identify(db: apsw.Connection, path: Path) -> Globals:
-    """Read what a database of this or an older schema says of the store.
-
-    Raises:
-        CorruptStoreError: not a thincow database, or damaged.
-        StoreMismatchError: made by a newer program.
-    """
-    try:
-        version_of(db, path)
-        return globals_table.load(db)
-    except apsw.Error as error:
-        raise CorruptStoreError(f"{path} is damaged ({error}): run 'thincow fsck'") from error
-
-
-def validate(db: apsw.Connection, path: Path) -> Globals:
-    """Check what must be right before anything in a database is used.
-
-    Raises:
-        CorruptStoreError: not a thincow database, or damaged.
-        StoreMismatchError: made by a newer program.
-    """
-    try:
-        version_of(db, path)
-        if schema_of(db) != expected_schema():
-            raise CorruptStoreError(
-                f"{path} does not have the schema of thincow: run 'thincow fsck'"
-            )
-        return globals_table.load(db)
-    except apsw.Error as error:
-        raise CorruptStoreError(f"{path} is damaged ({error}): run 'thincow fsck'") from error
-
-
-def quick_check(db: apsw.Connection, path: Path) -> None:
-    """Let SQLite check the structure of the whole file.
-
-    Raises:
-        CorruptStoreError: when it finds anything.
-    """
-    try:
-        rows = db.execute("PRAGMA quick_check(1)").fetchall()
-    except apsw.Error as error:
-        rows = [(str(error),)]
-    if rows != [("ok",)]:
-        raise CorruptStoreError(f"{path} is damaged ({rows[0][0]}): run 'thincow fsck'")
-
-
 def schema_of(db: apsw.Connection) -> list[SchemaRow]:
     """Return everything a database's schema defines, sorted."""
     rows = fetch_rows(db, "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name")
@@ -263,14 +271,6 @@ def expected_schema() -> list[SchemaRow]:
     db = apsw.Connection(":memory:")
     create_schema(db)
     return schema_of(db)
-
-
-def copy_to_memory(source: apsw.Connection) -> apsw.Connection:
-    """Return a copy in memory of a whole database."""
-    target = open_connection(None)
-    with target.backup("main", source, "main") as backup:
-        backup.step(-1)
-    return target
 
 
 def _fill(db: apsw.Connection, facts: Globals) -> None:
@@ -288,12 +288,6 @@ def _fill(db: apsw.Connection, facts: Globals) -> None:
                 "checksum_bits": facts.checksum_bits,
             },
         )
-
-
-def _page_size(db: apsw.Connection) -> int:
-    size = db.pragma("page_size")
-    assert isinstance(size, int)
-    return size
 
 
 def _memory_dir() -> Path | None:

@@ -8,6 +8,8 @@ The text stands in one of two slots, each in a disk sector of its own. A slot wh
 is kept while the other one is written: a power cut may leave anything of a sector on its way.
 """
 
+import errno
+import logging
 import os
 import re
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from pathlib import Path
 
 from thincow.errors import CorruptStoreError
 from thincow.store.disk import Disk
+
+_log = logging.getLogger(__name__)
 
 LABEL_NAME = "cowdata.id"
 _FORMAT = re.compile(rb"thincow ([0-9a-f]{32})\ngeneration (\d{20})\n")
@@ -89,6 +93,15 @@ class LabelFile:
         """Say that the commit `generation` is durable. One small write, not synced."""
         text = f"thincow {self._store_id}\ngeneration {generation:020d}\n"
         self._disk.write(self._fd, text.encode(), self._slot * _SLOT_BYTES)
+
+    def write_if_room(self, generation: int) -> None:
+        """Write the label, or let it lag behind until the store is closed if the disk is full."""
+        try:
+            self.write(generation)
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            _log.warning("%s: %s", LABEL_NAME, error.strerror)
 
     def sync(self) -> None:
         """Make the label durable."""

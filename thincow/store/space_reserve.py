@@ -19,22 +19,28 @@ _UNSUPPORTED: Final = {errno.EOPNOTSUPP, errno.ENOSYS}
 _OUT_OF_SPACE: Final = {errno.ENOSPC, errno.EDQUOT}
 
 
+def low_water_bytes(total: int, max_bytes: int) -> int:
+    """Return how much space, of `total` bytes, is so little that somebody should be told.
+
+    `max_bytes`: the most that a reserve may take.
+    """
+    return _LOW_RESERVES * _size(total, max_bytes)
+
+
+def _size(total: int, max_bytes: int) -> int:
+    return min(max_bytes, max(_SMALLEST_BYTES, total // _SHARE_OF_FILESYSTEM))
+
+
 class SpaceReserve:
     """The reserve of one directory."""
 
     def __init__(self, disk: Disk, directory: Path, max_bytes: int) -> None:
         """Prepare a reserve in proportion to the filesystem; nothing is allocated yet."""
         self._disk = disk
-        self._directory = directory
         self._path = directory / RESERVE_NAME
         total = disk.filesystem_bytes(directory)[0]
-        share = total // _SHARE_OF_FILESYSTEM
-        self.size_bytes = min(max_bytes, max(_SMALLEST_BYTES, share))
+        self.size_bytes = _size(total, max_bytes)
         self.is_held = False
-
-    def is_low(self) -> bool:
-        """Tell whether so little is free that commits should stay small."""
-        return self._disk.filesystem_bytes(self._directory)[1] < _LOW_RESERVES * self.size_bytes
 
     def hold(self) -> bool:
         """Allocate the space; tell whether it is held now.
