@@ -25,7 +25,13 @@ from thincow.engine.space_watch import SpaceWatch
 from thincow.engine.statistics import Statistics
 from thincow.engine.store_files import remove_contents
 from thincow.engine.store_windows import open_windows
-from thincow.errors import CorruptStoreError, NoSpaceError, ReadOnlyError, StoreFailedError
+from thincow.errors import (
+    ConfigurationError,
+    CorruptStoreError,
+    NoSpaceError,
+    ReadOnlyError,
+    StoreFailedError,
+)
 from thincow.store import cow_table, extents_table
 from thincow.store.connection import DatabaseError
 from thincow.store.disk import Disk
@@ -41,12 +47,17 @@ def open_engine(options: StoreOptions, disk: Disk | None = None) -> "Engine":
         ThincowError: when anything forbids; then nothing was created or changed.
     """
     chosen = disk or Disk()
-    store = open_store(options, chosen)
     try:
-        return Engine(store, options, chosen)
-    except BaseException:
-        store.close(keep_log=True)
-        raise
+        store = open_store(options, chosen)
+        try:
+            return Engine(store, options, chosen)
+        except BaseException:
+            store.close(keep_log=True)
+            raise
+    except OSError as error:
+        raise ConfigurationError(f"the store cannot be opened: {error.strerror}") from error
+    except DatabaseError as error:
+        raise ConfigurationError(f"metadata.db cannot be opened: {error}") from error
 
 
 class Engine:
@@ -247,12 +258,15 @@ class Engine:
         """Return a view of everything written so far, for one other thread.
 
         Raises:
-            CommitError, StoreFailedError: when it cannot be committed first.
+            CommitError, StoreFailedError: when it cannot be committed first, or not be read.
         """
         committer = self._committer
         if committer is not None and not committer.failed and not committer.is_running:
             committer.commit()
-        return Snapshot(self._store.database.open_snapshot())
+        try:
+            return Snapshot(self._store.database.open_snapshot())
+        except DatabaseError as error:
+            raise _store_failed("metadata.db cannot be read", str(error)) from error
 
     def cow_usage(self) -> tuple[int, int, int, int]:
         """Return blocks up to the end of `cowdata`, free, used, and references, as committed."""
