@@ -18,6 +18,7 @@ from thincow.engine.deduplication import Deduplication
 from thincow.engine.device import Device
 from thincow.engine.fetch import Fetch, WouldBlock
 from thincow.engine.hash_index import HashIndex
+from thincow.engine.open_errors import in_one_line
 from thincow.engine.open_store import OpenStore, open_store
 from thincow.engine.options import StoreOptions, hash_capacity
 from thincow.engine.seen_blocks import SeenBlocks
@@ -25,13 +26,7 @@ from thincow.engine.space_watch import SpaceWatch
 from thincow.engine.statistics import Statistics
 from thincow.engine.store_files import remove_contents
 from thincow.engine.store_windows import open_windows
-from thincow.errors import (
-    ConfigurationError,
-    CorruptStoreError,
-    NoSpaceError,
-    ReadOnlyError,
-    StoreFailedError,
-)
+from thincow.errors import CorruptStoreError, NoSpaceError, ReadOnlyError, StoreFailedError
 from thincow.store import cow_table, extents_table
 from thincow.store.connection import DatabaseError
 from thincow.store.disk import Disk
@@ -46,18 +41,13 @@ def open_engine(options: StoreOptions, disk: Disk | None = None) -> "Engine":
     Raises:
         ThincowError: when anything forbids; then nothing was created or changed.
     """
-    chosen = disk or Disk()
-    try:
-        store = open_store(options, chosen)
+    with in_one_line(options.data_dir):
+        store = open_store(options, disk := disk or Disk())
         try:
-            return Engine(store, options, chosen)
+            return Engine(store, options, disk)
         except BaseException:
             store.close(keep_log=True)
             raise
-    except OSError as error:
-        raise ConfigurationError(f"the store cannot be opened: {error.strerror}") from error
-    except DatabaseError as error:
-        raise ConfigurationError(f"metadata.db cannot be opened: {error}") from error
 
 
 class Engine:
@@ -263,10 +253,7 @@ class Engine:
         committer = self._committer
         if committer is not None and not committer.failed and not committer.is_running:
             committer.commit()
-        try:
-            return Snapshot(self._store.database.open_snapshot())
-        except DatabaseError as error:
-            raise _store_failed("metadata.db cannot be read", str(error)) from error
+        return Snapshot(self._store.database.open_snapshot())
 
     def cow_usage(self) -> tuple[int, int, int, int]:
         """Return blocks up to the end of `cowdata`, free, used, and references, as committed."""

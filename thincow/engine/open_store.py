@@ -225,7 +225,6 @@ def _assemble(
     ]
     label = reserve = None
     with ExitStack() as stack:
-        stack.enter_context(_as_one_line(paths))
         cow_file = CowFile(disk, paths.data_dir, read_only=options.read_only)
         stack.callback(cow_file.close)
         if not options.read_only:
@@ -243,16 +242,6 @@ def _assemble(
         stack.pop_all()
     connection.limit_size(database.writer, options.max_metadata_bytes)
     return OpenStore(paths, database, facts, cow_file, label, reserve, locks, devices, was_closed)
-
-
-@contextmanager
-def _as_one_line(paths: StorePaths) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot open the contents in {paths.data_dir}: {error.strerror}"
-        ) from error
 
 
 def _mark_open(

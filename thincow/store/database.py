@@ -12,7 +12,7 @@ from typing import Final
 
 import apsw
 
-from thincow.errors import CommitError
+from thincow.errors import CommitError, StoreFailedError
 from thincow.store import globals_table, log_index
 from thincow.store.bulk import fetch_rows
 from thincow.store.connection import (
@@ -79,14 +79,18 @@ class Database:
         return self.writer is not self.reader
 
     def open_snapshot(self) -> apsw.Connection:
-        """Open one more connection for reading, for use in any one thread.
+        """Open one more connection for reading, for use in any one thread (in memory: a copy).
 
-        A database in memory is copied, since it has only one connection.
+        Raises:
+            StoreFailedError: when it cannot be opened.
         """
         if self.path is None:
             return copy_to_memory(self.reader)
         immutable = self.writer is self.reader
-        return open_connection(self.path, read_only=True, immutable=immutable, vfs=self._vfs)
+        try:
+            return open_connection(self.path, read_only=True, immutable=immutable, vfs=self._vfs)
+        except apsw.Error as error:
+            raise StoreFailedError(f"metadata.db cannot be read: {error}") from error
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
