@@ -278,6 +278,7 @@ def test_write_does_not_wait_for_a_shell_that_writes(scripted, disk, monkeypatch
             scripted.write_blocks("a", 1, "y")
         assert time.monotonic() - begin < 1
         shell.run("ROLLBACK")
+    scripted.engine.commit()
     scripted.write_blocks("a", 1, "y")
     assert scripted.engine.hash_usage()[0] > 0  # they were not taken for what fills the disk
 

@@ -26,7 +26,7 @@ from thincow.engine.store_files import (
     store_exists,
 )
 from thincow.engine.upstream_check import CheckedDevice, DeviceState, check_upstreams
-from thincow.errors import ConfigurationError, CorruptStoreError, StoreInUseError
+from thincow.errors import ConfigurationError, CorruptStoreError
 from thincow.store import (
     checksums_table,
     connection,
@@ -118,7 +118,7 @@ def open_store(options: StoreOptions, disk: Disk) -> OpenStore:
             raise ConfigurationError(f"there is no store in {paths.data_dir} to mount read-only")
         if not exists:
             require_addressable(files, options.block_size or 4096)
-            _lock_new_directories(disk, paths, present, locks)
+            make_directories(disk, paths, present, locks)
             memory = create_store(disk, paths, options)
             if memory is not None:
                 database = Database(memory, memory, None)
@@ -130,17 +130,6 @@ def open_store(options: StoreOptions, disk: Disk) -> OpenStore:
             store = _assemble(options, disk, paths, database, upstreams, locks)
         stack.pop_all()
         return store
-
-
-def _lock_new_directories(
-    disk: Disk, paths: StorePaths, present: list[Path], locks: list[DirectoryLock]
-) -> None:
-    """Make and lock the directories that were missing, before anything is put into them."""
-    make_directories(disk, paths)
-    missing = [directory for directory in paths.directories if directory not in present]
-    locks += lock_directories(missing, exclusive=True)
-    if missing and store_exists(disk, paths):
-        raise StoreInUseError(f"another process has just made a store in {paths.data_dir}")
 
 
 def _examine_upstream(options: StoreOptions) -> list[UpstreamFile]:

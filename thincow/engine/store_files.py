@@ -13,7 +13,12 @@ from typing import Final
 
 from thincow.block_types import DEFAULT_BLOCK_SIZE
 from thincow.engine.options import StoreOptions
-from thincow.errors import ConfigurationError, CorruptStoreError, StoreMismatchError
+from thincow.errors import (
+    ConfigurationError,
+    CorruptStoreError,
+    StoreInUseError,
+    StoreMismatchError,
+)
 from thincow.store import database as database_file
 from thincow.store.connection import Connection, DatabaseError
 from thincow.store.cow_file import COW_NAME
@@ -21,6 +26,7 @@ from thincow.store.database import DATABASE_NAME, Database
 from thincow.store.disk import Disk
 from thincow.store.globals_table import Globals
 from thincow.store.label import LABEL_NAME, Label, LabelFile, read_label
+from thincow.store.locks import DirectoryLock, lock_directories
 
 _LOG_SHARE_OF_FILESYSTEM: Final = 32
 """The write-ahead log is merged before it takes more than this part of a small filesystem."""
@@ -97,11 +103,14 @@ def _find_label(disk: Disk, paths: StorePaths, has_contents: bool) -> Label | No
         return None
 
 
-def make_directories(disk: Disk, paths: StorePaths) -> None:
-    """Make the directories of a new store, durably.
+def make_directories(
+    disk: Disk, paths: StorePaths, present: list[Path], locks: list[DirectoryLock]
+) -> None:
+    """Make those directories of a new store that are not `present`, and lock them before use.
 
     Raises:
         ConfigurationError: when one cannot be made.
+        StoreInUseError: when another process is making a store there.
     """
     for directory in paths.directories:
         try:
@@ -111,6 +120,10 @@ def make_directories(disk: Disk, paths: StorePaths) -> None:
                 disk.sync_directory(directory.parent)
         except OSError as error:
             raise ConfigurationError(f"cannot make {directory}: {error.strerror}") from error
+    missing = [directory for directory in paths.directories if directory not in present]
+    locks += lock_directories(missing, exclusive=True)
+    if missing and store_exists(disk, paths):
+        raise StoreInUseError(f"another process has just made a store in {paths.data_dir}")
 
 
 def create_store(disk: Disk, paths: StorePaths, options: StoreOptions) -> Connection | None:
