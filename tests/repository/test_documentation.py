@@ -98,3 +98,26 @@ def test_store_document_queries_run(query: str) -> None:
 
 def test_changelog_has_a_place_for_what_is_new() -> None:
     assert "\n## Unreleased\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def source_map() -> set[str]:
+    """Return the modules that ARCHITECTURE.md lists, as layer/module."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    section = text.split("\n## Source map\n")[1].split("\n## ")[0]
+    listed = set()
+    layer = ""
+    for line in section.splitlines():
+        if heading := re.match(r"`(\w+)`", line):
+            layer = heading[1]
+        elif line.startswith("| `"):
+            listed |= {f"{layer}/{name}" for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    return listed
+
+
+def test_source_map_lists_all_modules_and_no_others() -> None:
+    modules = {
+        f"{path.parent.name}/{path.stem}"
+        for path in (ROOT / "thincow").glob("*/*.py")
+        if path.stem != "__init__"
+    }
+    assert source_map() == modules
