@@ -13,6 +13,10 @@ class ThincowError(Exception):
 
     exit_code: ClassVar[int] = 1
 
+    def __str__(self) -> str:
+        """Return the text; what SQLite says of a damaged database may have several lines."""
+        return " ".join(super().__str__().splitlines())
+
 
 class ConfigurationError(ThincowError):
     """Raised when an option, a directory or an upstream cannot be used as asked."""

@@ -1,5 +1,6 @@
 """A real store with known contents of every kind, for tests that damage and repair it."""
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,7 @@ def make_repairable_store(root: Path) -> RepairableStore:
     upstream.mkdir()
     for name, content in UPSTREAMS.items():
         (upstream / name).write_bytes(content)
+        os.utime(upstream / name, (1_600_000_000, 1_600_000_000))
     store = RepairableStore(root / "store", upstream, {})
     store.data_dir.mkdir()
     engine = open_engine(store.options())

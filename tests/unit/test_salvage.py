@@ -13,8 +13,10 @@ from thincow.engine.findings import Code
 from thincow.engine.fsck import check
 from thincow.engine.losses import LossReason
 from thincow.engine.repair import RepairResult, repair
+from thincow.errors import CorruptStoreError
 from thincow.store.disk import Disk
 from thincow.store.salvage import Salvaged, salvage
+from thincow.store.snapshot import Snapshot
 
 TABLES = ("globals", "devices", "extents", "cow", "hashes", "checksums", "fingerprints")
 PAGE = 4096
@@ -49,6 +51,14 @@ def root_of(path: Path, table: str) -> int:
         query = "SELECT rootpage FROM sqlite_schema WHERE name = ?"
         (page,) = connection.execute(query, (table,)).fetchone()
         return int(page)
+
+
+def leaves_of(path: Path, table: str) -> list[int]:
+    """Return the pages below the root of a table of two levels, but for the last."""
+    root = root_of(path, table)
+    content = path.read_bytes()[(root - 1) * PAGE : root * PAGE]
+    cells = [int.from_bytes(content[at : at + 2]) for at in range(12, 16, 2)]
+    return [int.from_bytes(content[cell : cell + 4]) for cell in cells]
 
 
 def overwrite(path: Path, page: int, content: bytes = bytes(PAGE)) -> None:
@@ -90,10 +100,7 @@ def test_salvage_finds_leaves_without_their_root(database: Path) -> None:
 
 def test_salvage_goes_on_behind_a_bad_leaf(database: Path) -> None:
     expected = rows_of(database)
-    root = root_of(database, "extents")
-    content = database.read_bytes()[(root - 1) * PAGE : root * PAGE]
-    cell = int.from_bytes(content[12:14])
-    overwrite(database, int.from_bytes(content[cell : cell + 4]), b"\xff" * PAGE)
+    overwrite(database, leaves_of(database, "extents")[0], b"\xff" * PAGE)
     result, found = saved(database)
     assert not result.map_is_whole
     assert set(found["extents"]) < set(expected["extents"])
@@ -153,6 +160,26 @@ def test_salvage_leaves_out_values_of_wrong_types(database: Path) -> None:
     overwrite(database, page, bytes(content))
     _, found = saved(database)
     assert found["fingerprints"] == []
+
+
+def test_check_of_keys_in_no_order_ends(database: Path) -> None:
+    with closing(connect(database.parent)) as connection:
+        connection.execute("BEGIN")
+        rows = ((A + 4 * i, 4, 8, b"\x0f", bytes(4)) for i in range(2000))
+        connection.executemany("INSERT OR REPLACE INTO checksums VALUES (?, ?, ?, ?, ?)", rows)
+        connection.execute("COMMIT")
+    leaf = leaves_of(database, "checksums")[0]
+    page = bytearray(database.read_bytes()[(leaf - 1) * PAGE : leaf * PAGE])
+    page[8:10], page[30:32] = page[30:32], page[8:10]  # where two rows are
+    overwrite(database, leaf, bytes(page))
+    with (
+        Snapshot.open_offline(database) as snapshot,
+        pytest.raises(CorruptStoreError, match="out of order"),
+    ):
+        list(snapshot.checksum_rows())
+    assert {Code.DATABASE_DAMAGED, Code.TABLE_UNREADABLE} <= set(
+        check(database.parent, deep=True).totals
+    )
 
 
 @pytest.fixture(scope="module")

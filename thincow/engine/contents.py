@@ -133,7 +133,8 @@ class Contents:
     def _present(self, reference: int, length: int) -> int:
         """Return how many blocks from `reference` on, at most `length`, there are to read."""
         if reference >= COW_BASE:
-            return length
+            # A damaged map may lead anywhere.
+            return max(0, min(length, self._cow.end_block - (reference - COW_BASE)))
         device = self._devices.get(reference >> DEVICE_SHIFT)
         if device is None or device.upstream is None:
             return 0

@@ -7,6 +7,7 @@ import numpy as np
 from thincow.engine.free_runs import Run
 from thincow.engine.runs import Int64Array, merge_numbers
 from thincow.engine.window_cache import Window, WindowCache
+from thincow.errors import CorruptStoreError
 
 CowBlocks = Run | Int64Array | None
 """Block numbers: a run, an array in which a number may repeat, or none."""
@@ -67,6 +68,9 @@ class CowCounts:
 
         Returns:
             Runs that only this epoch knew, and runs that a commit may still refer to.
+
+        Raises:
+            CorruptStoreError: when the store counted less references than there are.
         """
         fresh: list[Run] = []
         known: list[Run] = []
@@ -76,7 +80,8 @@ class CowCounts:
                 window.cells[low] -= 1
                 if window.cells[low] == 0:
                     _sort_freed(window, np.array([low]), fresh, known)
-                assert window.cells[low] >= 0, "reference count below zero"
+                if window.cells[low] < 0:
+                    raise _wrong_counts()
                 continue
             if positions is None:
                 window.values[low:high] -= 1
@@ -85,7 +90,8 @@ class CowCounts:
                 np.subtract.at(window.values, positions, 1)
                 touched = np.unique(positions)
             left = window.values[touched]
-            assert (left >= 0).all(), "reference count below zero"
+            if (left < 0).any():
+                raise _wrong_counts()
             _sort_freed(window, touched[left == 0], fresh, known)
         return fresh, known
 
@@ -112,6 +118,11 @@ class CowCounts:
         for number in np.unique(numbers).tolist():
             positions = blocks[numbers == number] & counts.mask
             yield counts.get(number), int(positions.min()), int(positions.max()) + 1, positions
+
+
+def _wrong_counts() -> CorruptStoreError:
+    # The wrong count is in no commit yet, and cannot get into one: the table forbids it.
+    return CorruptStoreError("counts of references are wrong: unmount and run 'thincow fsck'")
 
 
 def _sort_freed(window: Window, positions: Int64Array, fresh: list[Run], known: list[Run]) -> None:

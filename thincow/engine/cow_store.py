@@ -17,7 +17,7 @@ from itertools import islice
 from thincow.engine.cow_counts import CowBlocks, CowCounts
 from thincow.engine.free_runs import FreeRuns, Run
 from thincow.engine.window_cache import FrozenWindow, WindowCache
-from thincow.errors import NoSpaceError
+from thincow.errors import CorruptStoreError, NoSpaceError
 from thincow.store.cow_file import CowFile
 
 _PUNCH_GRAIN_BYTES = 4096
@@ -43,7 +43,15 @@ class CowStore:
             block_size: bytes in a block.
             end_block: number of the block after the last used one, in blocks.
             max_blocks: the file never holds more blocks than this.
+
+        Raises:
+            CorruptStoreError: when the file is too short.
         """
+        if not 0 <= end_block * block_size <= file.size_bytes:
+            raise CorruptStoreError(
+                f"cowdata has {file.size_bytes} bytes, but the metadata speak of "
+                f"{end_block * block_size}: run 'thincow fsck'"
+            )
         self.file = file
         self.counts = counts
         self._counts = CowCounts(counts)

@@ -201,7 +201,8 @@ class Findings:
         """Note one finding."""
         self._totals[code] += 1
         if self._totals[code] <= KEPT_PER_CODE:
-            self._kept.append(Finding(code, place, message))
+            # What SQLite says may have several lines.
+            self._kept.append(Finding(code, place, " ".join(message.splitlines())))
 
     def add_where(
         self, code: Code, wrong: NDArray[np.bool_], describe: Callable[[int], tuple[str, str]]

@@ -40,6 +40,7 @@ class StoredBlocks:
         """Read `cowdata` and the upstreams, by device id, that are there."""
         self._disk = disk
         self._cow_fd = cow_fd
+        self._cow_end = disk.size(cow_fd) // block_size
         self._upstreams = upstreams
         self._block_size = block_size
         self._zero = _signed(xxh3_64_intdigest(bytes(block_size)))
@@ -47,7 +48,9 @@ class StoredBlocks:
 
     def has(self, reference: int) -> bool:
         """Tell whether the place of a content is there at all."""
-        return not 0 <= reference < COW_BASE or reference >> DEVICE_SHIFT in self._upstreams
+        if reference >= COW_BASE:
+            return reference - COW_BASE < self._cow_end
+        return reference == ZERO or reference >> DEVICE_SHIFT in self._upstreams
 
     def hashes(self, reference: int, length: int) -> Hashes:
         """Return the hashes of a run of blocks (for ZERO: of as many zero blocks)."""

@@ -1,11 +1,14 @@
 """Statements that carry many rows: the calling thread needs the GIL once, not once a row."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Final
 
 import apsw
 import numpy as np
 import numpy.typing as npt
+
+from thincow.errors import CorruptStoreError
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -15,9 +18,37 @@ _ROWS_A_STATEMENT: Final = (500, 25, 1)
 def fetch_rows(
     db: apsw.Connection, statement: str, values: Sequence[object] = ()
 ) -> list[tuple[Any, ...]]:
-    """Return all rows of a query at once, so that no statement stays open."""
-    rows: list[tuple[Any, ...]] = db.execute(statement, values).fetchall()
+    """Return all rows of a query at once, so that no statement stays open.
+
+    Raises:
+        CorruptStoreError: when the database is damaged.
+    """
+    try:
+        rows: list[tuple[Any, ...]] = db.execute(statement, values).fetchall()
+    except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError) as error:
+        raise damaged(str(error)) from error
     return rows
+
+
+def fetch_integers(
+    db: apsw.Connection, statement: str, values: Sequence[object] = ()
+) -> list[tuple[int, ...]]:
+    """Return all rows of a query whose values must be integers.
+
+    A damaged page may hold values of types that the schema forbids.
+
+    Raises:
+        CorruptStoreError: when the database is damaged.
+    """
+    rows = fetch_rows(db, statement, values)
+    if not set(map(type, chain.from_iterable(rows))) <= {int}:
+        raise damaged("a number is none")
+    return rows
+
+
+def damaged(reason: str) -> CorruptStoreError:
+    """Return the error that says that the database is damaged."""
+    return CorruptStoreError(f"metadata.db is damaged ({reason}): run 'thincow fsck'")
 
 
 def fetch_row(

@@ -6,9 +6,10 @@ import apsw
 import numpy as np
 
 from thincow.errors import CorruptStoreError
-from thincow.store.bulk import Int64Array, fetch_rows
+from thincow.store.bulk import Int64Array, damaged, fetch_rows
 
 CHUNK_BLOCKS: Final = 512
+_WIDTHS: Final = (8, 16, 32, 64)
 NO_SUM: Final = -1
 """Stands in arrays for a block without a record."""
 
@@ -28,9 +29,12 @@ def load_window(db: apsw.Connection, first_block: int, values: Int64Array) -> No
         "WHERE first_block >= ? AND first_block < ?",
         (first_block, first_block + size),
     )
-    for start, length, bits, present, sums in rows:
+    for row in rows:
+        if list(map(type, row)) != [int, int, int, bytes, bytes] or row[2] not in _WIDTHS:
+            raise damaged("the table checksums holds what cannot be")
+        start, length, bits, present, sums = row
         begin = start - first_block
-        if begin + length > size or len(present) != -(-length // 8):
+        if not 0 < length <= size - begin or len(present) != -(-length // 8):
             raise CorruptStoreError(f"checksums of block {start} are damaged: run 'thincow fsck'")
         if len(sums) != length * bits // 8:
             raise CorruptStoreError(f"checksums of block {start} are damaged: run 'thincow fsck'")

@@ -26,7 +26,9 @@ class CowFile:
         """Open the file, which must exist."""
         self._disk = disk
         self.fd = disk.open(data_dir / COW_NAME, os.O_RDONLY if read_only else os.O_RDWR)
-        self._claimed_end = disk.size(self.fd)
+        self.size_bytes = disk.size(self.fd)
+        """As it was when the file was opened."""
+        self._claimed_end = self.size_bytes
         self._can_claim = True
         self._can_punch = True
         self.unsynced = False

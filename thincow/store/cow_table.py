@@ -8,7 +8,7 @@ import apsw
 import numpy as np
 
 from thincow.errors import CorruptStoreError
-from thincow.store.bulk import Int64Array, delete_keys, fetch_row, fetch_rows, insert_rows
+from thincow.store.bulk import Int64Array, delete_keys, fetch_integers, fetch_row, insert_rows
 
 
 def load_window(db: apsw.Connection, first_block: int, values: Int64Array) -> None:
@@ -18,7 +18,7 @@ def load_window(db: apsw.Connection, first_block: int, values: Int64Array) -> No
         CorruptStoreError: when a row overlaps another or leaves the window.
     """
     size = len(values)
-    rows = fetch_rows(
+    rows = fetch_integers(
         db,
         "SELECT first_block, length, refs FROM cow "
         "WHERE first_block >= ? AND first_block < ? ORDER BY first_block",
@@ -54,8 +54,10 @@ def apply_changes(
 
 def end_block(db: apsw.Connection) -> int:
     """Return the number of the block after the last used one."""
-    row = fetch_row(db, "SELECT first_block + length FROM cow ORDER BY first_block DESC LIMIT 1")
-    return 0 if row is None else row[0]
+    rows = fetch_integers(
+        db, "SELECT first_block + length FROM cow ORDER BY first_block DESC LIMIT 1"
+    )
+    return rows[0][0] if rows else 0
 
 
 def gaps(
@@ -78,7 +80,7 @@ def gaps(
     )
     if before is not None:
         begin = max(begin, min(before[0], end))
-    rows = fetch_rows(
+    rows = fetch_integers(
         db,
         "SELECT first_block, length FROM cow WHERE first_block >= ? AND first_block < ? "
         "ORDER BY first_block LIMIT ?",

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import apsw
 
-from thincow.store.bulk import fetch_rows
+from thincow.block_types import MAX_DEVICE_ID
+from thincow.store.bulk import damaged, fetch_integers, fetch_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +22,25 @@ class DeviceRow:
 
 
 def load(db: apsw.Connection) -> list[DeviceRow]:
-    """Return all devices ever seen, by id."""
+    """Return all devices ever seen, by id.
+
+    Raises:
+        CorruptStoreError: when a row cannot be right.
+    """
     rows = fetch_rows(
         db, "SELECT id, name, size_bytes, type, inode, mtime_ns FROM devices ORDER BY id"
     )
+    for row in rows:
+        _require_sane(*row)
     return [DeviceRow(*row) for row in rows]
+
+
+def _require_sane(*row: object) -> None:
+    match row:
+        case (int(number), str(), int(size), "file" | "block", int() | None, int() | None):
+            if 1 <= number <= MAX_DEVICE_ID and size >= 0:
+                return
+    raise damaged("the table devices holds what cannot be")
 
 
 def store(db: apsw.Connection, rows: Iterable[DeviceRow]) -> None:
@@ -40,7 +55,8 @@ def store(db: apsw.Connection, rows: Iterable[DeviceRow]) -> None:
 
 def load_fingerprints(db: apsw.Connection) -> dict[int, int]:
     """Return the sampled contents of upstream: block address -> signed hash."""
-    return dict(fetch_rows(db, "SELECT block, hash FROM fingerprints ORDER BY block"))
+    rows = fetch_integers(db, "SELECT block, hash FROM fingerprints ORDER BY block")
+    return {row[0]: row[1] for row in rows}
 
 
 def store_fingerprints(

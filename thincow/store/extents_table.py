@@ -8,7 +8,7 @@ import numpy as np
 
 from thincow.block_types import COW_BASE, ZERO, Kind
 from thincow.errors import CorruptStoreError
-from thincow.store.bulk import Int64Array, delete_keys, fetch_row, fetch_rows, insert_rows
+from thincow.store.bulk import Int64Array, delete_keys, fetch_integers, fetch_row, insert_rows
 
 
 def load_window(db: apsw.Connection, first_block: int, values: Int64Array) -> None:
@@ -23,7 +23,7 @@ def load_window(db: apsw.Connection, first_block: int, values: Int64Array) -> No
         CorruptStoreError: when a row overlaps another, leaves the window or has no valid target.
     """
     size = len(values)
-    rows = fetch_rows(
+    rows = fetch_integers(
         db,
         "SELECT first_block, length, kind, target FROM extents "
         "WHERE first_block >= ? AND first_block < ? ORDER BY first_block",

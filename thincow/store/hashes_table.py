@@ -4,23 +4,23 @@ import apsw
 import numpy as np
 
 from thincow.block_types import COW_BASE, ZERO, Kind
-from thincow.store.bulk import Int64Array, fetch_row, fetch_rows, insert_rows
+from thincow.store.bulk import Int64Array, fetch_integers, fetch_row, insert_rows
 
 _LARGEST = (1 << 63) - 1
 
 
 def lookup(db: apsw.Connection, value: int) -> int | None:
     """Return the reference recorded for one signed hash."""
-    row = fetch_row(db, "SELECT kind, target FROM hashes WHERE hash = ?", (value,))
-    if row is None:
+    rows = fetch_integers(db, "SELECT kind, target FROM hashes WHERE hash = ?", (value,))
+    if not rows:
         return None
-    kind, target = row
+    ((kind, target),) = rows
     return target + COW_BASE if kind == Kind.COW else target if kind == Kind.UPSTREAM else ZERO
 
 
 def lookup_many(db: apsw.Connection, values: Int64Array) -> dict[int, int]:
     """Return signed hash -> reference for those of an array of signed hashes that are known."""
-    rows = fetch_rows(
+    rows = fetch_integers(
         db,
         "SELECT h.hash, h.kind, h.target FROM carray(?) AS c JOIN hashes AS h ON h.hash = c.value",
         (apsw.carray(np.ascontiguousarray(values)),),

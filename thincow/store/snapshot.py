@@ -11,6 +11,7 @@ thread would wait for the interpreter lock after every row.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import apsw
@@ -169,6 +170,7 @@ class Snapshot:
         while True:
             with _reading("table checksums"):
                 rows = fetch_rows(self._connection, query, (start,))
+                _require_ascending([start - 1, *(row[0] for row in rows)])
             for row in rows:
                 if list(map(type, row)) == [int, int, int, bytes, bytes]:
                     yield ChecksumRow(*row)
@@ -262,6 +264,13 @@ class Snapshot:
         except apsw.Error as error:  # the check itself gives up on some damage
             lines.append(str(error))
         return [line for line in lines if line != "ok" and not line.startswith("*** in database")]
+
+
+def _require_ascending(keys: list[object]) -> None:
+    """Check keys of a table, which may be anything when it is damaged."""
+    numbers = [key for key in keys if isinstance(key, int)]
+    if len(numbers) != len(keys) or any(a >= b for a, b in pairwise(numbers)):
+        raise ValueError("keys are out of order")
 
 
 @contextmanager
