@@ -360,3 +360,27 @@ def test_close_that_cannot_write_the_label_loses_nothing(scripted, disk, kind, c
     assert scripted.read_blocks("a", 0, 3) == "xbc"
     scripted.restart()
     assert scripted.read_blocks("a", 0, 3) == "xbc"
+
+
+def test_close_on_a_full_disk_leaves_a_check_to_the_next_open(scripted, disk, caplog):
+    scripted.write_blocks("a", 0, "x")
+    scripted.engine.commit()
+    with disk.failing("write", LOG, errno.ENOSPC):
+        scripted.close()
+    assert "the next open will check the store" in caplog.text
+    scripted.open()
+    assert scripted.read_blocks("a", 0, 3) == "xbc"
+
+
+def test_store_is_opened_although_its_label_cannot_be_written(scripted, disk, caplog):
+    scripted.write_blocks("a", 0, "x")
+    scripted.close()
+    with disk.failing("write", "cowdata.id", errno.ENOSPC):
+        scripted.open()
+        scripted.write_blocks("a", 1, "y")
+        scripted.engine.commit()
+        scripted.engine.commit()
+        assert scripted.read_blocks("a", 0, 3) == "xyc"
+    assert caplog.text.count("cowdata.id: ") == 1
+    scripted.restart()
+    assert scripted.read_blocks("a", 0, 3) == "xyc"

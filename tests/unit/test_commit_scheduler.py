@@ -1,5 +1,6 @@
 """Who waits for which commit, and what they hear when it fails."""
 
+import errno
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -242,6 +243,54 @@ def test_timer_commits_what_nobody_asked_for_and_tries_again() -> None:
         assert len(engine.commits) == 2
 
     run(test)
+
+
+def test_log_tells_when_commits_begin_to_fail_and_to_succeed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = FakeEngine()
+    engine.small = False
+
+    async def test() -> None:
+        scheduler = scheduled(engine, interval_s=0.02)
+        engine.errors += [CommitError("full", errno.ENOSPC) for _ in range(3)]
+        engine.written.append(1)
+        with pytest.raises(CommitError):
+            await scheduler.sync()  # whoever asked for it
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(scheduler.run)
+            while engine.durable != [1]:
+                await trio.sleep(0.005)
+            nursery.cancel_scope.cancel()
+        engine.written.append(2)
+        await scheduler.sync()
+
+    run(test)
+    assert caplog.messages == ["commit failed: full", "commits succeed again"]
+
+
+def test_log_tells_nothing_of_commits_that_succeed(caplog: pytest.LogCaptureFixture) -> None:
+    engine = FakeEngine()
+    engine.small = False
+
+    async def test() -> None:
+        engine.is_blocked = True
+        scheduler = scheduled(engine, interval_s=0.02)
+        async with trio.open_nursery() as nursery:
+            engine.written.append(1)
+            nursery.start_soon(scheduler.sync)
+            nursery.start_soon(scheduler.run)
+            while not engine.commits:
+                await trio.sleep(0.005)
+            await trio.sleep(0.05)  # the timer asks while this commit runs
+            engine.commits[0].may_run.set()
+            while engine.durable != [1]:
+                await trio.sleep(0.005)
+            await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+
+    run(test)
+    assert caplog.messages == []
 
 
 def test_write_that_makes_a_commit_due_starts_it() -> None:

@@ -267,7 +267,7 @@ class Committer:
             parts.checksums.windows.settle(epoch.checksums)
         parts.hashes.settle()
         try:
-            self._label.write(commit.generation)
+            self._label.write_if_room(commit.generation)
             if parts.cow.holding_bytes > _PUNCH_AFTER_BYTES:
                 parts.cow.punch(_PUNCH_RUNS)
         except OSError as error:

@@ -72,6 +72,7 @@ class LabelFile:
         self._disk = disk
         self._store_id = store_id
         self._slot = 0
+        self._is_behind = False
         self._fd = disk.open(data_dir / LABEL_NAME, os.O_RDWR | (os.O_CREAT if create else 0))
         try:
             if create:
@@ -95,13 +96,16 @@ class LabelFile:
         self._disk.write(self._fd, text.encode(), self._slot * _SLOT_BYTES)
 
     def write_if_room(self, generation: int) -> None:
-        """Write the label, or let it lag behind until the store is closed if the disk is full."""
+        """Write the label, or let it lag behind while the disk is full."""
         try:
             self.write(generation)
+            self._is_behind = False
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
-            _log.warning("%s: %s", LABEL_NAME, error.strerror)
+            if not self._is_behind:
+                _log.warning("%s: %s", LABEL_NAME, error.strerror)
+            self._is_behind = True
 
     def sync(self) -> None:
         """Make the label durable."""
