@@ -279,8 +279,8 @@ def second_descriptor_of_the_database() -> Iterator[None]:
     """To close any descriptor of it drops the locks: a leaving shell then removes the log."""
     right = Commit.run
 
-    def wrong(self: Commit) -> None:
-        right(self)
+    def wrong(self: Commit, *, patient: bool = True) -> None:
+        right(self, patient=patient)
         assert self.database.path is not None
         os.close(os.open(self.database.path, os.O_RDONLY))
 
