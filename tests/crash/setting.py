@@ -16,6 +16,9 @@ from thincow.engine.fetch import Fetch, WouldBlock
 from thincow.engine.options import StoreOptions, Tuning
 from thincow.store import cow_file
 
+MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
+"""Where simulated disks lie: syncs of real ones would take most of the time."""
+
 BLOCK_SIZE = 512
 DEVICES = 3
 

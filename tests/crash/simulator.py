@@ -18,12 +18,11 @@ from tests.crash.history import History
 from tests.crash.mutations import MUTATIONS, Mutation
 from tests.crash.operations import DiskImage
 from tests.crash.recording import Recorder
-from tests.crash.setting import BLOCK_SIZE, Setting
+from tests.crash.setting import BLOCK_SIZE, MEMORY, Setting
 from tests.crash.workload import LiveMismatchError, Session
 from tests.support.disk_model import DiskModel
 from thincow.errors import ThincowError
 
-_MEMORY = "/dev/shm"
 _THOROUGH_EVERY = 16
 _RECOVERIES = 6
 _RECOVERY_STEPS = 6
@@ -168,7 +167,7 @@ def simulate(seed: int, max_states: int, mutation: str | None = None) -> Result:
     """Run one seed in a directory in memory that is gone afterwards; log messages are dropped."""
     logging.disable()
     try:
-        with tempfile.TemporaryDirectory(prefix="crashsim-", dir=_MEMORY) as root:
+        with tempfile.TemporaryDirectory(prefix="crashsim-", dir=MEMORY) as root:
             planted = None if mutation is None else MUTATIONS[mutation]
             return Simulation(seed, Path(root), max_states, planted).run()
     finally:

@@ -3,6 +3,7 @@
 import errno
 import inspect
 import logging
+import tempfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from tests.crash.failing import EXEMPT, Fault, Site, seam_methods, vfs_methods
 from tests.crash.service import Service, root_of
-from tests.crash.setting import Setting, patched
+from tests.crash.setting import MEMORY, Setting, patched
 from thincow.engine import committer
 from thincow.store.disk import Disk
 
@@ -20,8 +21,12 @@ CALLS_PER_SITE = 6
 """So many calls, spread over all of a site, are made to fail in turn."""
 
 
-def serve(root: Path, fault: Fault) -> Service:
-    root.mkdir()
+def serve(fault: Fault) -> Service:
+    with tempfile.TemporaryDirectory(prefix="call-sites-", dir=MEMORY) as root:
+        return serve_at(Path(root), fault)
+
+
+def serve_at(root: Path, fault: Fault) -> Service:
     setting = Setting.random(1, root)
     tuning = replace(setting.options.tuning, window_blocks=4, checkpoint_wal_bytes=0)
     options = replace(
@@ -43,10 +48,10 @@ def serve(root: Path, fault: Fault) -> Service:
 
 
 @pytest.fixture(scope="module")
-def calls(tmp_path_factory: pytest.TempPathFactory) -> Counter[Site]:
+def calls() -> Counter[Site]:
     """How often each site is called when nothing fails."""
     fault = Fault()
-    service = serve(tmp_path_factory.mktemp("sites") / "store", fault)
+    service = serve(fault)
     assert service.errors == []
     return fault.calls
 
@@ -80,7 +85,7 @@ def test_seam_has_no_calls_that_are_not_methods():
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
-def test_service_goes_on_after_a_failure_at_any_call(calls, code, tmp_path):
+def test_service_goes_on_after_a_failure_at_any_call(calls, code):
     logging.disable()
     failures = []
     runs = 0
@@ -89,7 +94,7 @@ def test_service_goes_on_after_a_failure_at_any_call(calls, code, tmp_path):
             fault = Fault(site, number, code)
             runs += 1
             try:
-                serve(tmp_path / f"{runs}", fault)
+                serve(fault)
             except Exception as error:  # noqa: BLE001 - all of them are reported together
                 failures.append(f"{site} call {number}: {type(error).__name__}: {error}")
     logging.disable(logging.NOTSET)
