@@ -7,6 +7,7 @@ import pytest
 from tests.support.engines import letters, read_all, write_all
 from tests.support.plain_store import plant
 from tests.support.repairable_store import A, RepairableStore, make_repairable_store
+from thincow.engine import committer
 from thincow.engine.engine import open_engine
 from thincow.errors import BlockReadError, CorruptStoreError, StoreFailedError, ThincowError
 
@@ -93,6 +94,25 @@ def test_counts_of_negative_blocks_are_refused(store: RepairableStore) -> None:
     plant(store.data_dir, ["DELETE FROM cow", f"INSERT INTO cow VALUES ({-(1 << 63)}, 1, 1)"])
     with pytest.raises(CorruptStoreError, match="cowdata has"):
         open_engine(store.options())
+
+
+def test_counts_that_overlap_are_refused(store: RepairableStore) -> None:
+    plant(store.data_dir, ["INSERT INTO cow VALUES (1, 1, 1)"])
+    with pytest.raises(CorruptStoreError, match="count of COW block 1 cannot be"):
+        open_engine(store.options())
+
+
+def test_commit_goes_on_without_free_blocks_that_cannot_be_found(
+    store: RepairableStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(committer, "_SCAN_ROWS", 2)
+    plant(store.data_dir, ["INSERT INTO cow VALUES (5, 1, 1)"])
+    engine = open_engine(store.options())
+    write_all(engine, engine.devices[0], 4 * 512, letters("0"))
+    engine.commit()
+    assert "cannot be found" in caplog.text
+    assert not engine.is_dirty
+    engine.close()
 
 
 def test_extent_past_the_end_of_cowdata_cannot_be_read(store: RepairableStore) -> None:

@@ -22,8 +22,9 @@ from thincow.engine.open_store import OpenStore
 from thincow.engine.options import Tuning
 from thincow.engine.space_watch import SpaceWatch
 from thincow.engine.statistics import Statistics
-from thincow.errors import CommitError, NoSpaceError, StoreFailedError
+from thincow.errors import CommitError, CorruptStoreError, NoSpaceError, StoreFailedError
 from thincow.store import cow_table, globals_table
+from thincow.store.connection import DatabaseError
 from thincow.store.disk import Disk
 from thincow.store.failure_mark import MARK_NAME, write_mark
 from thincow.store.label import LabelFile
@@ -272,7 +273,12 @@ class Committer:
                 parts.cow.punch(_PUNCH_RUNS)
         except OSError as error:
             _log.warning("cowdata cannot be tidied up: %s", error.strerror)
-        self._scan_for_free_blocks()
+        try:
+            self._scan_for_free_blocks()
+        except (DatabaseError, CorruptStoreError) as error:
+            # The commit is durable; without these blocks there is only less room.
+            _log.error("free blocks of earlier mounts cannot be found: %s", error)
+            parts.cow.end_scan()
 
     def _merge_back(self, commit: Commit) -> None:
         epoch, parts = commit.epoch, self._parts

@@ -179,6 +179,10 @@ class CowStore:
         for start, length in gaps:
             self._make_reusable(start, length, holding=holding)
 
+    def end_scan(self) -> None:
+        """Look for no more free blocks of earlier mounts."""
+        self._scanned_to = self._scan_end
+
     @property
     def reusable_blocks(self) -> int:
         """Number of blocks known to be free for reuse at once."""

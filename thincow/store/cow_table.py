@@ -8,7 +8,14 @@ import apsw
 import numpy as np
 
 from thincow.errors import CorruptStoreError
-from thincow.store.bulk import Int64Array, delete_keys, fetch_integers, fetch_row, insert_rows
+from thincow.store.bulk import (
+    Int64Array,
+    damaged,
+    delete_keys,
+    fetch_integers,
+    fetch_row,
+    insert_rows,
+)
 
 
 def load_window(db: apsw.Connection, first_block: int, values: Int64Array) -> None:
@@ -70,16 +77,19 @@ def gaps(
 
     Returns:
         The runs as (first block, length in blocks), and where to go on (`end` when done).
+
+    Raises:
+        CorruptStoreError: when rows overlap.
     """
     found = []
-    before = fetch_row(
+    before = fetch_integers(
         db,
         "SELECT first_block + length FROM cow WHERE first_block < ? "
         "ORDER BY first_block DESC LIMIT 1",
         (begin,),
     )
-    if before is not None:
-        begin = max(begin, min(before[0], end))
+    if before:
+        begin = max(begin, min(before[0][0], end))
     rows = fetch_integers(
         db,
         "SELECT first_block, length FROM cow WHERE first_block >= ? AND first_block < ? "
@@ -87,6 +97,8 @@ def gaps(
         (begin, end, max_rows),
     )
     for start, length in rows:
+        if start < begin or length < 1:
+            raise damaged(f"the count of COW block {start} cannot be")
         if start > begin:
             found.append((begin, start - begin))
         begin = start + length
