@@ -59,6 +59,13 @@ CREATE TABLE hashes (
     target INTEGER NOT NULL CHECK (target >= 0)
 ) STRICT;
 
+-- Upstream blocks that a flush is writing or could not write: until they are written and synced
+-- their contents are unknown. Nothing refers to them.
+CREATE TABLE flushing (
+    first_block INTEGER PRIMARY KEY,                             -- block address
+    length      INTEGER NOT NULL CHECK (length > 0)
+) STRICT;
+
 -- Checksums of virtual blocks, kept with --checksum-bits, in chunks of up to 512 blocks.
 CREATE TABLE checksums (
     first_block INTEGER PRIMARY KEY,                             -- block address

@@ -88,5 +88,17 @@ class DatabaseBusyError(CommitError):
     """Raised when somebody else, a shell perhaps, holds a write transaction of the database."""
 
 
+class FlushError(RequestError):
+    """Raised when a flush could not write everything; the text names device and offset.
+
+    Attributes:
+        code: the errno to answer.
+    """
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 class StoreFailedError(RequestError):
     """Raised after a sync of the store failed: nothing is acknowledged any more in this mount."""

@@ -26,6 +26,8 @@ class BlockMap:
         self._cow = cow
         self.changes = 0
         """Runs changed since the last freeze."""
+        self.watched: list[tuple[int, int]] | None = None
+        """Takes the runs (address, length) that change, while a flush wants to know."""
 
     @property
     def windows(self) -> WindowCache:
@@ -78,6 +80,8 @@ class BlockMap:
         for change in changes:
             window, low, high = change.window, change.low, change.high
             self._windows.change(window, low, high)
+            if self.watched is not None:
+                self.watched.append((window.first_block + low, high - low))
             if high - low == 1:
                 window.cells[low] = change.reference
             elif change.reference == ZERO:
@@ -86,6 +90,14 @@ class BlockMap:
                 window.values[low:high] = np.arange(change.reference, change.reference + high - low)
         for change in changes:
             cow.drop_references(change.dropped)
+
+    def changed_windows(self) -> list[tuple[int, Int64Array, Int64Array]]:
+        """Return (first block, committed values, values) of windows changed in this epoch."""
+        return [
+            (window.first_block, window.base, window.values)
+            for window in self._windows.dirty()
+            if window.base is not None
+        ]
 
     def freeze(self) -> list[FrozenWindow]:
         """End the epoch and return its changes."""

@@ -14,9 +14,17 @@ from thincow.engine import hash_index
 from thincow.engine.free_runs import Run
 from thincow.engine.hash_index import FrozenHashes
 from thincow.engine.runs import CountCodec, Int64Array, ReferenceCodec, RowChanges, row_changes
+from thincow.engine.upstream_state import FrozenUpstream
 from thincow.engine.window_cache import FrozenWindow
 from thincow.errors import CommitError, DatabaseBusyError, StoreFailedError
-from thincow.store import cow_table, extents_table, globals_table
+from thincow.store import (
+    cow_table,
+    devices_table,
+    extents_table,
+    flushing_table,
+    globals_table,
+    hashes_table,
+)
 from thincow.store.connection import set_patience
 from thincow.store.cow_file import CowFile
 from thincow.store.database import Database
@@ -39,6 +47,7 @@ class Epoch:
     checksums: list[FrozenWindow]
     freed: list[Run]
     hashes: FrozenHashes
+    upstream: FrozenUpstream
 
 
 @dataclass(slots=True)
@@ -129,15 +138,26 @@ class Commit:
                 extents_table.apply_changes(db, *_flat(_changes_of_references(part)))
             for part in epoch.counts:
                 cow_table.apply_changes(db, *_flat(_changes_of_counts(part)))
+            self._write_upstream()
             checksum_rows.write(db, epoch.checksums, self.checksum_bits)
             facts: dict[str, str | int] = {"generation": self.generation}
+            if epoch.upstream.drops_hashes:
+                entries -= hashes_table.drop_overwritten(db)
             if with_hashes and epoch.hashes.staged:
                 entries = hash_index.write(
-                    db, epoch.hashes, self.entries, self.capacity, self.generation
+                    db, epoch.hashes, entries, self.capacity, self.generation
                 )
+            if entries != self.entries:
                 facts["hash_entries"] = entries
             globals_table.store(db, facts)
         self.entries = entries
+
+    def _write_upstream(self) -> None:
+        db, upstream = self.database.writer, self.epoch.upstream
+        if upstream.marks is not None:
+            flushing_table.replace(db, upstream.marks)
+        devices_table.store(db, upstream.rows.values())
+        devices_table.update_fingerprints(db, upstream.fingerprints)
 
 
 def _changes_of_references(part: FrozenWindow) -> RowChanges:

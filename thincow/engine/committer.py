@@ -22,6 +22,7 @@ from thincow.engine.open_store import OpenStore
 from thincow.engine.options import Tuning
 from thincow.engine.space_watch import SpaceWatch
 from thincow.engine.statistics import Statistics
+from thincow.engine.upstream_state import UpstreamState
 from thincow.errors import CommitError, CorruptStoreError, NoSpaceError, StoreFailedError
 from thincow.store import cow_table, globals_table
 from thincow.store.connection import DatabaseError
@@ -50,6 +51,7 @@ class EpochParts:
     cow: CowStore
     hashes: HashIndex
     checksums: Checksums | None
+    upstream: UpstreamState
 
 
 class Committer:
@@ -96,6 +98,7 @@ class Committer:
             or parts.block_map.windows.dirty_windows > 0
             or parts.cow.counts.dirty_windows > 0
             or parts.hashes.staged_entries > 0
+            or parts.upstream.is_dirty
             or (parts.checksums is not None and parts.checksums.windows.dirty_windows > 0)
         )
 
@@ -134,6 +137,7 @@ class Committer:
             checksums=parts.checksums.windows.freeze() if parts.checksums is not None else [],
             freed=freed,
             hashes=parts.hashes.freeze(),
+            upstream=parts.upstream.freeze(),
         )
         cow_file = self._store.cow_file
         self._running = Commit(
@@ -287,6 +291,7 @@ class Committer:
         if parts.checksums is not None:
             parts.checksums.windows.merge_back(epoch.checksums)
         parts.hashes.merge_back(epoch.hashes)
+        parts.upstream.merge_back(epoch.upstream)
         if commit.sync_contents:
             self._store.cow_file.unsynced = True
 

@@ -9,6 +9,7 @@ from thincow.block_types import COW_BASE, DEVICE_SHIFT, ZERO
 from thincow.engine.cow_store import CowStore
 from thincow.engine.device import Device
 from thincow.engine.fetch import Fetch, Wanted
+from thincow.engine.upstream_state import UpstreamState
 from thincow.store.disk import Disk
 
 NO_BAD_BLOCKS: frozenset[int] = frozenset()
@@ -18,9 +19,16 @@ class Contents:
     """Reads runs of blocks without blocking."""
 
     def __init__(
-        self, disk: Disk, devices: Mapping[int, Device], cow: CowStore, block_size: int
+        self,
+        disk: Disk,
+        devices: Mapping[int, Device],
+        cow: CowStore,
+        upstream: UpstreamState,
+        block_size: int,
     ) -> None:
         """Read the given devices, by id, and the COW store; `block_size` in bytes."""
+        self._upstream = upstream
+        self._upstream_pins: list[tuple[int, int]] = []
         self._disk = disk
         self._devices = devices
         self._cow = cow
@@ -41,7 +49,15 @@ class Contents:
             if block >= self._cow.end_block:
                 return 0
             return self._cow.live_run(block, min(limit, self._cow.end_block - block))
-        return self._present(reference, limit)
+        present = self._present(reference, limit)
+        return self._upstream.referable(reference, present) if present else 0
+
+    def is_being_read(self, address: int, length: int) -> bool:
+        """Tell whether a fetch under way, or not released yet, reads any of a range of upstream."""
+        return any(
+            start < address + length and address < start + count
+            for start, count in self._upstream_pins
+        )
 
     def load(
         self, reference: int, length: int, into: memoryview, fetch: Fetch
@@ -167,7 +183,11 @@ class Contents:
     def _pin(self, reference: int, length: int) -> None:
         if reference >= COW_BASE:
             self._cow.pin(reference - COW_BASE, length)
+        else:
+            self._upstream_pins.append((reference, length))
 
     def _unpin(self, reference: int, length: int) -> None:
         if reference >= COW_BASE:
             self._cow.unpin(reference - COW_BASE, length)
+        else:
+            self._upstream_pins.remove((reference, length))

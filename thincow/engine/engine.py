@@ -17,6 +17,7 @@ from thincow.engine.cow_store import CowStore
 from thincow.engine.deduplication import Deduplication
 from thincow.engine.device import Device
 from thincow.engine.fetch import Fetch, WouldBlock
+from thincow.engine.flush_control import FlushControl, flush_tools
 from thincow.engine.hash_index import HashIndex
 from thincow.engine.open_errors import in_one_line
 from thincow.engine.open_store import OpenStore, open_store
@@ -26,8 +27,9 @@ from thincow.engine.space_watch import SpaceWatch
 from thincow.engine.statistics import Statistics
 from thincow.engine.store_files import remove_contents
 from thincow.engine.store_windows import open_windows
+from thincow.engine.upstream_state import UpstreamState
 from thincow.errors import CorruptStoreError, NoSpaceError, ReadOnlyError, StoreFailedError
-from thincow.store import cow_table, extents_table
+from thincow.store import cow_table
 from thincow.store.connection import DatabaseError
 from thincow.store.disk import Disk
 from thincow.store.snapshot import Snapshot
@@ -79,7 +81,8 @@ class Engine:
         )
         self._map = BlockMap(references, self._cow)
         by_id = {device.id: device for device in store.devices}
-        self._contents = Contents(disk, by_id, self._cow, block_size)
+        upstream = UpstreamState(store.marks)
+        self._contents = Contents(disk, by_id, self._cow, upstream, block_size)
         self._hashes = HashIndex(
             reader, block_size, hash_capacity(options), 2 * options.tuning.commit_staged_hashes
         )
@@ -97,11 +100,15 @@ class Engine:
         )
         self._watch = SpaceWatch(disk, store.paths.directories, store.reserve, options.tuning)
         self._committer: Committer | None = None
+        tools = None
         if store.label is not None:
-            parts = EpochParts(self._map, self._cow, self._hashes, checksums)
+            parts = EpochParts(self._map, self._cow, self._hashes, checksums, upstream)
             self._committer = Committer(
                 disk, store, store.label, parts, self.statistics, self._watch
             )
+            if not options.read_only_upstream and (store.paths.database or options.force):
+                tools = flush_tools(disk, store, self._committer, parts, self._contents)
+        self.flush = FlushControl(tools, self.devices)
         self._writer = BlockWriter(
             self._map,
             self._cow,
@@ -239,10 +246,8 @@ class Engine:
             self._committer.commit()
 
     def status(self) -> str:
-        """Return `clean` when every block is its own upstream block, else `ready`."""
-        if self._map.windows.dirty_windows or (self._committer and self._committer.is_running):
-            return "ready"
-        return "clean" if extents_table.is_empty(self._store.database.reader) else "ready"
+        """Return what /flush shows, see `FlushControl.status`."""
+        return self.flush.status()
 
     def snapshot(self) -> Snapshot:
         """Return a view of everything written so far, for one other thread.

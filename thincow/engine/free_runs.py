@@ -92,6 +92,13 @@ class FreeRuns:
             min(self._ends[at], end) - max(self._starts[at], start) for at in range(low, high)
         )
 
+    def absent_run(self, start: int, limit: int) -> int:
+        """Return how many numbers from `start` on, at most `limit`, are not in the set."""
+        at = bisect_right(self._ends, start)
+        if at == len(self._starts):
+            return limit
+        return max(0, min(limit, self._starts[at] - start))
+
     def last_run_before(self, end: int) -> Run | None:
         """Return the run that ends at `end`, if there is one."""
         if not self._ends or self._ends[-1] != end:

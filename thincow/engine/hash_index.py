@@ -93,6 +93,14 @@ class HashIndex:
         """Record that the table's entry for a hash leads to other contents: replace it."""
         self._replacing.add(value)
 
+    def drop_upstream(self, first_block: int, end_block: int) -> None:
+        """Forget staged entries of a range of upstream blocks."""
+        self._staged = {
+            value: reference
+            for value, reference in self._staged.items()
+            if not first_block <= reference < end_block
+        }
+
     def freeze(self) -> FrozenHashes:
         """End the epoch and return its entries."""
         frozen = FrozenHashes(self._staged, self._replacing)

@@ -14,6 +14,7 @@ from pathlib import Path
 from thincow.engine import fsck, hash_index
 from thincow.engine.device import Device
 from thincow.engine.hash_index import FrozenHashes
+from thincow.engine.open_identity import examine_identity
 from thincow.engine.options import StoreOptions, hash_capacity
 from thincow.engine.store_files import (
     StorePaths,
@@ -25,13 +26,12 @@ from thincow.engine.store_files import (
     require_same_choices,
     store_exists,
 )
-from thincow.engine.upstream_check import CheckedDevice, DeviceState, check_upstreams
+from thincow.engine.upstream_check import CheckedDevice, DeviceState
 from thincow.errors import ConfigurationError, CorruptStoreError
 from thincow.store import (
     checksums_table,
     connection,
     devices_table,
-    extents_table,
     globals_table,
     validation,
 )
@@ -72,6 +72,8 @@ class OpenStore:
     locks: list[DirectoryLock]
     devices: list[Device]
     was_closed: bool
+    marks: list[tuple[int, int]]
+    """Upstream ranges that a flush was cut in: (first block address, length)."""
 
     def close(self, *, keep_log: bool = False) -> None:
         """Close all files and let others have the store."""
@@ -196,15 +198,7 @@ def _assemble(
     if not was_closed:
         validation.quick_check(database.reader, where)
     require_addressable([upstream.file for upstream in upstreams], facts.block_size)
-    verdict = check_upstreams(
-        devices_table.load(database.reader),
-        devices_table.load_fingerprints(database.reader),
-        upstreams,
-        facts.block_size,
-        disk,
-        lambda address: extents_table.is_referenced(database.reader, address, facts.window_blocks),
-        options.force,
-    )
+    marks, verdict = examine_identity(options, disk, database, facts, upstreams)
     for warning in verdict.warnings:
         _log.warning("%s", warning)
     by_name = {upstream.file.name: upstream for upstream in upstreams}
@@ -230,7 +224,9 @@ def _assemble(
                 remove_mark(disk, paths.data_dir)
         stack.pop_all()
     connection.limit_size(database.writer, options.max_metadata_bytes)
-    return OpenStore(paths, database, facts, cow_file, label, reserve, locks, devices, was_closed)
+    return OpenStore(
+        paths, database, facts, cow_file, label, reserve, locks, devices, was_closed, marks
+    )
 
 
 def _mark_open(

@@ -73,6 +73,10 @@ class WindowCache:
         """Number of windows changed in the running epoch."""
         return len(self._dirty)
 
+    def dirty(self) -> list[Window]:
+        """Return the windows changed in the running epoch."""
+        return list(self._dirty.values())
+
     def get(self, number: int) -> Window:
         """Return a window, loading it when it is not cached."""
         window = self._windows.get(number)

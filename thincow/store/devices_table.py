@@ -59,6 +59,12 @@ def load_fingerprints(db: apsw.Connection) -> dict[int, int]:
     return {row[0]: row[1] for row in rows}
 
 
+def update_fingerprints(db: apsw.Connection, hashes: dict[int, int]) -> None:
+    """Change the hashes of blocks that have a fingerprint; others get none."""
+    for block, value in hashes.items():
+        db.execute("UPDATE fingerprints SET hash = ? WHERE block = ?", (value, block))
+
+
 def store_fingerprints(
     db: apsw.Connection, first_block: int, end_block: int, hashes: dict[int, int]
 ) -> None:

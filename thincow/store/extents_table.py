@@ -6,7 +6,7 @@ A row never crosses a multiple of the window size, so a window is found by one r
 import apsw
 import numpy as np
 
-from thincow.block_types import COW_BASE, ZERO, Kind
+from thincow.block_types import COW_BASE, ZERO, Kind, pack
 from thincow.errors import CorruptStoreError
 from thincow.store.bulk import Int64Array, delete_keys, fetch_integers, fetch_row, insert_rows
 
@@ -69,6 +69,50 @@ def apply_changes(
         rows.ravel().tolist(),
         4,
     )
+
+
+def load_from(
+    db: apsw.Connection, first_block: int, end_block: int, window_blocks: int, max_rows: int
+) -> list[tuple[int, int, int]]:
+    """Return extents that meet a range, as (first block, length, reference), ascending.
+
+    Raises:
+        CorruptStoreError: when a row has no valid target.
+    """
+    rows = fetch_rows(
+        db,
+        "SELECT first_block, length, kind, target FROM extents "
+        "WHERE first_block > ?1 - ?3 AND first_block < ?2 AND first_block + length > ?1 "
+        "ORDER BY first_block LIMIT ?4",
+        (first_block, end_block, window_blocks, max_rows),
+    )
+    try:
+        return [(first, length, pack(kind, target)) for first, length, kind, target in rows]
+    except ValueError as error:
+        raise CorruptStoreError(f"an extent is damaged ({error}): run 'thincow fsck'") from error
+
+
+def load_users(db: apsw.Connection, first_block: int, end_block: int) -> list[tuple[int, int, int]]:
+    """Return extents whose content is upstream in a range, as (first block, length, target).
+
+    Scans the table.
+    """
+    return [
+        (first, length, target)
+        for first, length, target in fetch_rows(
+            db,
+            "SELECT first_block, length, target FROM extents "
+            "WHERE kind = 0 AND target < ?2 AND target + length > ?1 ORDER BY target",
+            (first_block, end_block),
+        )
+    ]
+
+
+def count_blocks(db: apsw.Connection) -> int:
+    """Return the number of blocks that are not their own upstream block. Scans the table."""
+    row = fetch_row(db, "SELECT coalesce(sum(length), 0) FROM extents")
+    assert row is not None
+    return int(row[0])
 
 
 def is_empty(db: apsw.Connection) -> bool:

@@ -83,6 +83,19 @@ def evict(db: apsw.Connection, start: int, excess: int) -> int:
     return deleted
 
 
+def drop_overwritten(db: apsw.Connection) -> int:
+    """Delete entries of upstream blocks that a flush overwrites: those with an extent of their own.
+
+    Scans the table. Returns the number of deleted entries.
+    """
+    before = db.total_changes()
+    db.execute(
+        "DELETE FROM hashes WHERE kind = 0 AND (SELECT first_block + length FROM extents "
+        "WHERE first_block <= target ORDER BY first_block DESC LIMIT 1) > target"
+    )
+    return db.total_changes() - before
+
+
 def count(db: apsw.Connection) -> int:
     """Return the number of entries. Scans the table."""
     row = fetch_row(db, "SELECT count(*) FROM hashes")

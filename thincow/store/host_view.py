@@ -83,6 +83,18 @@ class HostView:
             size_bytes=_read_number(directory / "loop" / "sizelimit") or None,
         )
 
+    def loops_over(self, device: int, inode: int | None) -> list[str]:
+        """Return the loop devices attached to a file, by its device and inode number."""
+        found = []
+        for backing in sorted(self.sys_root.glob("block/loop*/loop/backing_file")):
+            try:
+                status = Path(os.fsdecode(backing.read_bytes().removesuffix(b"\n"))).stat()
+            except OSError:
+                continue
+            if (status.st_dev, status.st_ino) == (device, inode):
+                found.append(f"/dev/{backing.parent.parent.name}")
+        return found
+
     def slaves(self, device: int) -> list[int]:
         """Return the devices that a device-mapper, md or bcache device is made of."""
         directory = self._directory(device)

@@ -1,0 +1,246 @@
+"""Flush: brings virtual devices to their upstream, in batches that can be cut at any instant.
+
+A generator: between its steps it runs in the thread that serves requests; what it yields is done
+for it elsewhere. The protocol, for one batch:
+
+1. commit; choose blocks that nobody else refers to; reserve them, so that nobody can begin to;
+2. wait for reads of them; pin the sources; mark them durably;
+3. write and sync upstream;
+4. make them identity, unless a client rewrote them meanwhile; commit; unpin and release.
+
+Where others do refer to blocks (chains, cycles), their contents may be copied to the COW store
+first.
+"""
+
+import errno
+import logging
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from thincow.block_types import COW_BASE
+from thincow.engine.block_map import BlockMap
+from thincow.engine.device import Device
+from thincow.engine.flush_copy import copy_needed
+from thincow.engine.flush_selection import FlushSelector, Selection
+from thincow.engine.flush_steps import FlushTools, Pause, Step
+from thincow.engine.flush_write import BatchWrite
+from thincow.engine.free_runs import FreeRuns
+from thincow.engine.runs import merge_numbers
+from thincow.engine.upstream_state import row_after_write
+from thincow.errors import FlushError
+from thincow.store import devices_table, extents_table
+from thincow.store.upstream_writer import UpstreamWriter
+
+_log = logging.getLogger(__name__)
+
+_BATCH_BYTES: Final = 64 << 20
+_FEW: Final = 8
+"""After a pass that flushed less than one in this many, what stands in the way may be copied."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlushOrder:
+    """What to flush: at most `max_blocks` (None: all); `copies` lets it break cycles."""
+
+    max_blocks: int | None = None
+    copies: bool = True
+    batch_bytes: int = _BATCH_BYTES
+
+
+class Flush:
+    """One flush. `steps` may be gone through once."""
+
+    def __init__(self, tools: FlushTools, devices: Sequence[Device], order: FlushOrder) -> None:
+        """Prepare to flush devices; nothing is opened or changed yet."""
+        self._tools = tools
+        self._devices = devices
+        self._order = order
+        self._map: BlockMap = tools.parts.block_map
+        self._selector = FlushSelector(tools.reader, self._map)
+        self._writers: dict[int, UpstreamWriter] = {}
+        self._batch_blocks = max(1, order.batch_bytes // tools.source.block_size)
+        self._skipped = FreeRuns()
+        self._errors: dict[int, str] = {}
+        self._sampled: set[int] = set()
+        self._drops_hashes = True
+        self.done = 0
+        """Blocks written."""
+        self.total = 0
+        """Blocks to write when it began."""
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        """End after the batch under way."""
+        self.is_cancelled = True
+
+    def steps(self) -> Generator[Step, None, None]:
+        """Flush. Each step has to be done before the next one is asked for.
+
+        A step that fails is thrown into the generator.
+
+        Raises:
+            FlushError: when blocks could not be written, or space for cycles is missing.
+            CommitError, StoreFailedError: when a commit failed.
+        """
+        yield Pause.COMMIT
+        reader = self._tools.reader
+        self.total = extents_table.count_blocks(reader)
+        self._sampled = set(devices_table.load_fingerprints(reader))
+        try:
+            yield from self._passes()
+        finally:
+            for writer in self._writers.values():
+                writer.close()
+        if self._errors:
+            raise FlushError(self._describe_errors(), errno.EIO)
+
+    def _passes(self) -> Generator[Step, None, None]:
+        copied_blocks = 0
+        while not self._is_over():
+            before = self.done
+            self._drops_hashes = True
+            copied = 0
+            for device in self._devices:
+                copied += yield from self._sweep(device, copied_blocks)
+            yield Pause.COMMIT
+            left = extents_table.count_blocks(self._tools.reader) - self._skipped.blocks
+            progress = self.done - before
+            if left <= 0:
+                return
+            if self._order.copies and not copied_blocks and progress * _FEW < left:
+                copied_blocks = self._batch_blocks
+            elif not progress and not copied:
+                if self._order.copies and not self._is_over():
+                    raise FlushError(
+                        f"{left} blocks wait for each other in cycles, and there is no space to "
+                        "copy even one of them: free some space and flush again",
+                        errno.ENOSPC,
+                    )
+                return
+
+    def _sweep(self, device: Device, copied_blocks: int) -> Generator[Step, None, int]:
+        """Flush what can be flushed of one device, ascending; return how many were copied."""
+        position: int | None = device.first_block
+        copied = 0
+        while position is not None and not self._is_over():
+            yield from self._settle()
+            selection = self._select(device, position)
+            if copied_blocks and selection.needed.any():
+                few = (~selection.needed).sum() * 2 < len(selection.addresses)
+                if few:
+                    count = yield from copy_needed(
+                        self._tools, self._selector, selection.needed_runs(copied_blocks)
+                    )
+                    copied += count
+                    if count:
+                        yield from self._settle()
+                        selection = self._select(device, position)
+            batch = selection.free(self._blocks_left())
+            if len(batch.addresses):
+                yield from self._write(device, batch)
+            position = selection.next_address
+        return copied
+
+    def _select(self, device: Device, position: int) -> Selection:
+        return self._selector.select(device, position, self._batch_blocks, self._skipped)
+
+    def _settle(self) -> Generator[Step, None, None]:
+        """Commit, and wait until no other commit is under way."""
+        yield Pause.COMMIT
+        while self._tools.committer.is_running:
+            yield Pause.WAIT
+
+    def _write(self, device: Device, batch: Selection) -> Generator[Step, None, None]:
+        """Flush one batch. No commit is under way when this begins."""
+        parts, contents = self._tools.parts, self._tools.contents
+        runs = merge_numbers(batch.addresses)
+        stored = batch.references[batch.references >= COW_BASE] - COW_BASE
+        pinned = merge_numbers(np.unique(stored))
+        first, end = runs[0][0], sum(runs[-1])
+        parts.upstream.reserve(runs)
+        for run in pinned:
+            parts.cow.pin(*run)
+        self._map.watched = []
+        try:
+            while any(contents.is_being_read(*run) for run in runs):
+                yield Pause.WAIT
+            writer = self._writer(device)
+            parts.upstream.mark(runs, drop_hashes=self._drops_hashes)
+            self._drops_hashes = False
+            parts.hashes.drop_upstream(first, end)
+            yield from self._settle()
+            work = BatchWrite(device, batch.addresses, batch.references, self._tools.source, writer)
+            yield work
+            self._take(device, work)
+            yield from self._settle()
+        finally:
+            self._map.watched = None
+            for run in pinned:
+                parts.cow.unpin(*run)
+            parts.upstream.release(runs)
+
+    def _take(self, device: Device, work: BatchWrite) -> None:
+        """Change the map by what was written."""
+        parts = self._tools.parts
+        assert self._map.watched is not None
+        is_good = np.array([int(a) not in work.bad for a in work.addresses], np.bool_)
+        written = work.addresses[is_good]
+        is_touched = np.zeros(len(written), np.bool_)
+        for start, length in self._map.watched:
+            low, high = np.searchsorted(written, (start, start + length))
+            is_touched[low:high] = True
+        self._map.watched = []
+        for start, length in merge_numbers(written[~is_touched]):
+            self._map.assign(start, [(start, length)])
+        runs = merge_numbers(written)
+        row = row_after_write(device.row, work.mtime_ns)
+        device.row = row
+        sampled = self._sampled.intersection(written.tolist())
+        prints = {address: _signed(work.hashes[address]) for address in sampled}
+        parts.upstream.written(runs, row, prints)
+        addresses = written.tolist()
+        parts.hashes.note([work.hashes[address] for address in addresses], addresses)
+        device.stats.flush_writes += len(addresses)
+        device.stats.flush_errors += len(work.bad)
+        self.done += len(addresses)
+        for address, reason in sorted(work.bad.items()):
+            self._skipped.remove(address, 1)
+            self._skipped.add(address, 1)
+            offset = (address - device.first_block) * self._tools.source.block_size
+            self._errors[address] = f"{device.name}: byte {offset}: {reason}"
+            _log.error("flush: %s", self._errors[address])
+
+    def _writer(self, device: Device) -> UpstreamWriter:
+        writer = self._writers.get(device.id)
+        if writer is None:
+            assert device.upstream is not None
+            writer = self._writers[device.id] = UpstreamWriter(self._tools.disk, device.upstream)
+            if writer.mtime_ns() != device.row.mtime_ns and not self._is_marked(device):
+                raise FlushError(
+                    f"upstream device {device.name} was changed by somebody else since the store "
+                    "was opened: unmount, and see what changed it",
+                    errno.EIO,
+                )
+        return writer
+
+    def _is_marked(self, device: Device) -> bool:
+        return self._tools.parts.upstream.is_marked(device.first_block, device.blocks)
+
+    def _blocks_left(self) -> int:
+        limit = self._order.max_blocks
+        return self._batch_blocks if limit is None else limit - self.done
+
+    def _is_over(self) -> bool:
+        return self.is_cancelled or self._blocks_left() <= 0
+
+    def _describe_errors(self) -> str:
+        first = next(iter(self._errors.values()))
+        more = f" (and {len(self._errors) - 1} more blocks, see the log)"
+        return f"{first}{more if len(self._errors) > 1 else ''}"
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value

@@ -1,0 +1,108 @@
+"""Starts flushes, one at a time, and says how they stand."""
+
+from collections.abc import Sequence
+
+from thincow.engine.committer import Committer, EpochParts
+from thincow.engine.contents import Contents
+from thincow.engine.device import Device
+from thincow.engine.flush import Flush, FlushOrder
+from thincow.engine.flush_steps import FlushTools, Pause
+from thincow.engine.flush_write import Source
+from thincow.engine.open_store import OpenStore
+from thincow.errors import CommitError, FlushError, ReadOnlyError, StoreFailedError, ThincowError
+from thincow.store import extents_table
+from thincow.store.disk import Disk
+
+
+def flush_tools(
+    disk: Disk, store: OpenStore, committer: Committer, parts: EpochParts, contents: Contents
+) -> FlushTools:
+    """Collect what a flush needs of an open store."""
+    upstream_fds = {
+        device.id: (device.upstream.fd, device.first_block, device.upstream.size_bytes)
+        for device in store.devices
+        if device.upstream is not None
+    }
+    source = Source(disk, store.cow_file.fd, upstream_fds, store.facts.block_size)
+    return FlushTools(disk, store.database.reader, committer, parts, contents, source)
+
+
+class FlushControl:
+    """The flushes of one engine."""
+
+    def __init__(self, tools: FlushTools | None, devices: Sequence[Device]) -> None:
+        """Flush these devices; without tools flushing is disabled."""
+        self._tools = tools
+        self._devices = devices
+        self._running: Flush | None = None
+        self._error: str | None = None
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether upstream may be written at all."""
+        return self._tools is not None
+
+    def status(self) -> str:
+        """Return `disabled`, `flushing DONE TOTAL`, `error` and why, `clean` or `ready`."""
+        if self._tools is None:
+            return "disabled"
+        if self._running is not None:
+            return f"flushing {self._running.done} {self._running.total}"
+        if self._error is not None:
+            return f"error\n{self._error}"
+        committer = self._tools.committer
+        if self._tools.parts.block_map.windows.dirty() or committer.is_running:
+            return "ready"
+        return "clean" if extents_table.is_empty(self._tools.reader) else "ready"
+
+    def begin(self, order: FlushOrder, devices: Sequence[Device] | None = None) -> Flush:
+        """Return a flush whose steps are to be gone through, and `end` called then.
+
+        Raises:
+            ReadOnlyError: when flushing is disabled.
+            FlushError: when one is running.
+        """
+        if self._tools is None:
+            raise ReadOnlyError("flushing is disabled in this mount")
+        if self._running is not None:
+            raise FlushError("a flush is running", 16)
+        self._error = None
+        self._running = Flush(self._tools, devices or self._devices, order)
+        return self._running
+
+    def end(self, error: ThincowError | None) -> None:
+        """Note how the running flush ended."""
+        self._running = None
+        self._error = None if error is None else str(error)
+
+    def cancel(self) -> None:
+        """Let the running flush end after its batch."""
+        if self._running is not None:
+            self._running.cancel()
+
+    def run(self, order: FlushOrder) -> None:
+        """Flush at once, in the calling thread: for offline use.
+
+        Raises:
+            FlushError, CommitError, StoreFailedError: as the steps do.
+        """
+        flush = self.begin(order)
+        failure: ThincowError | None = None
+        try:
+            steps = flush.steps()
+            step = next(steps, None)
+            while step is not None:
+                try:
+                    if step is Pause.COMMIT:
+                        assert self._tools is not None
+                        self._tools.committer.commit()
+                    elif not isinstance(step, Pause):
+                        step.run()
+                except (CommitError, StoreFailedError) as error:
+                    steps.throw(error)
+                step = next(steps, None)
+        except ThincowError as error:
+            failure = error
+            raise
+        finally:
+            self.end(failure)

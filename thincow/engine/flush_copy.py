@@ -1,0 +1,80 @@
+"""Copies contents that stand in the way of a flush to the COW store, so that it can go on.
+
+Upstream blocks that other virtual blocks refer to cannot be overwritten (chains, cycles). Their
+contents are copied, and whoever refers to them refers to the copy from then on.
+"""
+
+from collections.abc import Generator
+from typing import Final
+
+import numpy as np
+
+from thincow.block_types import COW_BASE
+from thincow.engine.flush_selection import FlushSelector
+from thincow.engine.flush_steps import FlushTools, Step
+from thincow.engine.flush_write import PieceRead
+from thincow.engine.free_runs import Run
+from thincow.errors import NoSpaceError
+
+_PIECE_BYTES: Final = 1 << 20
+
+
+def copy_needed(
+    tools: FlushTools, selector: FlushSelector, runs: list[Run]
+) -> Generator[Step, None, int]:
+    """Copy contents that stand in the way to the COW store; return how many blocks."""
+    piece = max(1, _PIECE_BYTES // tools.source.block_size)
+    copied = 0
+    for start, length in runs:
+        for begin in range(start, start + length, piece):
+            count = min(piece, start + length - begin)
+            read = PieceRead(begin, count, tools.source)
+            yield read
+            if read.failed:
+                continue
+            try:
+                copied += _remap(tools, selector, begin, count, bytes(read.data))
+            except NoSpaceError:
+                if count == 1 or copied:
+                    return copied
+                # Room for less than a piece: take what there is.
+                copied += _remap_singly(tools, selector, begin, count, bytes(read.data))
+                return copied
+    return copied
+
+
+def _remap_singly(
+    tools: FlushTools, selector: FlushSelector, begin: int, count: int, data: bytes
+) -> int:
+    size = tools.source.block_size
+    copied = 0
+    for index in range(count):
+        try:
+            content = data[index * size : (index + 1) * size]
+            copied += _remap(tools, selector, begin + index, 1, content)
+        except NoSpaceError:
+            break
+    return copied
+
+
+def _remap(tools: FlushTools, selector: FlushSelector, begin: int, count: int, data: bytes) -> int:
+    """Let all users of upstream blocks refer to a copy of them; return how many were copied."""
+    parts, size = tools.parts, tools.source.block_size
+    block_map = parts.block_map
+    stored = parts.cow.allocate(count)
+    done = 0
+    for block, length in stored:
+        contents = memoryview(data)[done * size : (done + length) * size]
+        parts.cow.file.write(contents, block * size)
+        done += length
+    place = np.concatenate([np.arange(b, b + n, dtype=np.int64) for b, n in stored])
+    for first, length in selector.users(begin, count):
+        references = block_map.references(first, length)
+        inside = (references >= begin) & (references < begin + count)
+        for at in np.flatnonzero(inside).tolist():
+            target = COW_BASE + int(place[int(references[at]) - begin])
+            if int(references[at]) != first + at:
+                block_map.assign(first + at, [(target, 1)])
+    unused = [int(block) for block in place if parts.cow.count(int(block)) == 0]
+    parts.cow.give_back((block, 1) for block in unused)
+    return count - len(unused)

@@ -1,0 +1,32 @@
+"""What a flush asks to be done between its steps, and what it works with."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from thincow.engine.committer import Committer, EpochParts
+from thincow.engine.contents import Contents
+from thincow.engine.flush_write import BatchWrite, PieceRead, Source
+from thincow.store.connection import Connection
+from thincow.store.disk import Disk
+
+
+class Pause(Enum):
+    """Steps that need no work object."""
+
+    COMMIT = "commit everything changed so far"
+    WAIT = "let requests go on for a moment"
+
+
+Step = Pause | BatchWrite | PieceRead
+
+
+@dataclass(slots=True)
+class FlushTools:
+    """The parts of an engine that a flush works with."""
+
+    disk: Disk
+    reader: Connection
+    committer: Committer
+    parts: EpochParts
+    contents: Contents
+    source: Source

@@ -1,0 +1,174 @@
+"""The slow part of a flush: contents to their own places upstream. For any one thread.
+
+Writes are ascending and large. When one fails, or the sync after them, the blocks at fault are
+found by writing halves synchronously: a buffered error names no offset.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from xxhash import xxh3_64_intdigest
+
+from thincow.block_types import COW_BASE, ZERO
+from thincow.engine.device import Device
+from thincow.engine.runs import Int64Array, ReferenceCodec, merge_numbers, split
+from thincow.store.disk import Disk
+from thincow.store.upstream_writer import UpstreamWriter
+
+_PIECE_BYTES = 1 << 20
+_CODEC = ReferenceCodec()
+
+
+@dataclass(slots=True)
+class Source:
+    """Where contents are read from, while nothing overwrites them."""
+
+    disk: Disk
+    cow_fd: int
+    upstream_fds: dict[int, tuple[int, int, int]]
+    """Device id -> descriptor, first block address, size in bytes."""
+    block_size: int
+
+    def read(self, reference: int, length: int, into: memoryview) -> None:
+        """Read a run of blocks into a zeroed buffer of exactly its size.
+
+        Raises:
+            OSError: when any of it cannot be read.
+        """
+        if reference == ZERO:
+            return
+        size = self.block_size
+        if reference >= COW_BASE:
+            fd, offset, count = self.cow_fd, (reference - COW_BASE) * size, length * size
+        else:
+            fd, first, size_bytes = self.upstream_fds[reference >> 40]
+            offset = (reference - first) * size
+            count = min(length * size, size_bytes - offset)
+        data = self.disk.read(fd, count, offset)
+        if len(data) != count:
+            raise OSError(5, "the source of a block is too short")
+        into[:count] = data
+
+
+@dataclass(slots=True)
+class BatchWrite:
+    """Writes blocks of one device, given as ascending addresses and their references."""
+
+    device: Device
+    addresses: Int64Array
+    references: Int64Array
+    source: Source
+    writer: UpstreamWriter
+    bad: dict[int, str] = field(default_factory=dict)
+    """Addresses that were not written, and why."""
+    hashes: dict[int, int] = field(default_factory=dict)
+    """Unsigned hash of each block that was written, by address."""
+    mtime_ns: int | None = None
+
+    def run(self) -> None:
+        """Write and sync. What fails is left in `bad`."""
+        if not self._write_all():
+            self._find_bad_blocks()
+        self.mtime_ns = self.writer.mtime_ns()
+
+    def _write_all(self) -> bool:
+        try:
+            for first, buffer in self._pieces():
+                self.writer.write(buffer, self._offset(first))
+            self.writer.sync()
+        except OSError:
+            return False
+        return True
+
+    def _find_bad_blocks(self) -> None:
+        for first, buffer in self._pieces():
+            self._write_synced(first, buffer)
+        try:
+            self.writer.sync()
+        except OSError as error:
+            # Something is wrong that no single write shows: nothing is proved.
+            self.bad |= {int(address): _reason(error) for address in self.addresses}
+
+    def _write_synced(self, first: int, buffer: memoryview) -> None:
+        size = self.source.block_size
+        try:
+            self.writer.write_synced(buffer, self._offset(first))
+        except OSError as error:
+            length = len(buffer) // size
+            if length == 1:
+                self.bad[first] = _reason(error)
+                return
+            half = length // 2
+            self._write_synced(first, buffer[: half * size])
+            self._write_synced(first + half, buffer[half * size :])
+
+    def _pieces(self) -> Iterator[tuple[int, memoryview]]:
+        """Go through the contents as (address of the first block, buffer of consecutive blocks)."""
+        size = self.source.block_size
+        most = max(1, _PIECE_BYTES // size)
+        for run_start, run_length in merge_numbers(self.addresses):
+            at = int(np.searchsorted(self.addresses, run_start))
+            for low in range(at, at + run_length, most):
+                high = min(low + most, at + run_length)
+                buffer = memoryview(bytearray((high - low) * size))
+                yield from self._load(low, high, buffer)
+
+    def _load(self, low: int, high: int, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
+        size = self.source.block_size
+        references = self.references[low:high]
+        starts = split(_CODEC, references).tolist()
+        unreadable = []
+        for start, end in zip(starts, [*starts[1:], high - low], strict=True):
+            part = buffer[start * size : end * size]
+            try:
+                self.source.read(int(references[start]), end - start, part)
+            except OSError:
+                unreadable += self._load_singly(low + start, low + end, part)
+        for index in range(high - low):
+            view = buffer[index * size : (index + 1) * size]
+            self.hashes[int(self.addresses[low + index])] = xxh3_64_intdigest(view)
+        begin = 0
+        for stop in [*unreadable, high]:
+            index = stop - low
+            if index > begin:
+                yield int(self.addresses[low + begin]), buffer[begin * size : index * size]
+            begin = index + 1
+
+    def _load_singly(self, low: int, high: int, part: memoryview) -> list[int]:
+        size = self.source.block_size
+        unreadable = []
+        for index in range(low, high):
+            into = part[(index - low) * size : (index - low + 1) * size]
+            try:
+                self.source.read(int(self.references[index]), 1, into)
+            except OSError as error:
+                self.bad[int(self.addresses[index])] = f"its content: {_reason(error)}"
+                unreadable.append(index)
+        return unreadable
+
+    def _offset(self, address: int) -> int:
+        return (address - self.device.first_block) * self.source.block_size
+
+
+@dataclass(slots=True)
+class PieceRead:
+    """Reads contents that stand in the way of a flush, to be copied to the COW store."""
+
+    reference: int
+    length: int
+    source: Source
+    data: bytearray = field(default_factory=bytearray)
+    failed: bool = False
+
+    def run(self) -> None:
+        """Read. A failure is left in `failed`."""
+        self.data = bytearray(self.length * self.source.block_size)
+        try:
+            self.source.read(self.reference, self.length, memoryview(self.data))
+        except OSError:
+            self.failed = True
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -1,0 +1,80 @@
+"""Compares the upstream devices with what an opening store knows of them.
+
+Where a flush was cut, contents and modification time are not known: they are left out, and the
+device is synced before anything of it is looked at.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from thincow.block_types import device_of
+from thincow.engine.free_runs import Run
+from thincow.engine.options import StoreOptions
+from thincow.engine.upstream_check import UpstreamVerdict, check_upstreams
+from thincow.store import devices_table, extents_table, flushing_table
+from thincow.store.database import Database
+from thincow.store.devices_table import DeviceRow
+from thincow.store.disk import Disk
+from thincow.store.globals_table import Globals
+from thincow.store.upstream import Upstream
+
+_log = logging.getLogger(__name__)
+
+
+def examine_identity(
+    options: StoreOptions,
+    disk: Disk,
+    database: Database,
+    facts: Globals,
+    upstreams: Sequence[Upstream],
+) -> tuple[list[Run], UpstreamVerdict]:
+    """Return the upstream ranges that a flush was cut in, and the verdict on all devices.
+
+    Raises:
+        UpstreamChangedError: when a device is not the one that the store was made with.
+    """
+    marks = flushing_table.load(database.reader)
+    known, prints = _as_far_as_known(database, marks)
+    _sync_marked(disk, upstreams, known, marks)
+    verdict = check_upstreams(
+        known,
+        prints,
+        upstreams,
+        facts.block_size,
+        disk,
+        lambda address: extents_table.is_referenced(database.reader, address, facts.window_blocks),
+        options.force,
+    )
+    return marks, verdict
+
+
+def _as_far_as_known(
+    database: Database, marks: list[tuple[int, int]]
+) -> tuple[list[DeviceRow], dict[int, int]]:
+    """Return the recorded devices and fingerprints without what a cut flush made unknown."""
+    marked = {device_of(first) for first, _ in marks}
+    rows = [
+        replace(row, mtime_ns=None) if row.id in marked else row
+        for row in devices_table.load(database.reader)
+    ]
+    prints = {
+        block: value
+        for block, value in devices_table.load_fingerprints(database.reader).items()
+        if not any(first <= block < first + length for first, length in marks)
+    }
+    return rows, prints
+
+
+def _sync_marked(
+    disk: Disk, upstreams: Sequence[Upstream], rows: list[DeviceRow], marks: list[tuple[int, int]]
+) -> None:
+    """Sync devices that a flush was cut in, before anything is compared with them."""
+    marked = {device_of(first) for first, _ in marks}
+    names = {row.name for row in rows if row.id in marked}
+    for upstream in upstreams:
+        if upstream.file.name in names:
+            try:
+                disk.sync(upstream.fd)
+            except OSError as error:
+                _log.warning("%s cannot be synced: %s", upstream.file.name, error.strerror)

@@ -1,0 +1,103 @@
+"""What a flush makes of upstream: which of its blocks may be referred to, and what to record.
+
+Invariants:
+- no new reference is made to a block that is reserved (a batch of a flush is going to overwrite
+  it) or marked (a flush wrote it, or tried to, and no sync proved the outcome);
+- marks are durable before the first write they stand for, and go only with the commit that knows
+  the outcome.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from thincow.engine.free_runs import FreeRuns, Run
+from thincow.store.devices_table import DeviceRow
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenUpstream:
+    """Changes of an epoch. `marks` is None when they did not change."""
+
+    marks: list[Run] | None
+    rows: dict[int, DeviceRow]
+    fingerprints: dict[int, int]
+    drops_hashes: bool
+
+
+class UpstreamState:
+    """Marks and reservations by block address, and facts that wait for a commit."""
+
+    def __init__(self, marks: Iterable[Run]) -> None:
+        """Start with the marks in the store."""
+        self._marks = FreeRuns()
+        for start, length in marks:
+            self._marks.add(start, length)
+        self._reserved = FreeRuns()
+        self._marks_changed = False
+        self._rows: dict[int, DeviceRow] = {}
+        self._fingerprints: dict[int, int] = {}
+        self._drops_hashes = False
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether anything waits for a commit."""
+        return self._marks_changed or bool(self._rows) or self._drops_hashes
+
+    def referable(self, address: int, limit: int) -> int:
+        """Return how many upstream blocks from `address` on, at most `limit`, may be used."""
+        limit = self._marks.absent_run(address, limit)
+        return self._reserved.absent_run(address, limit)
+
+    def is_marked(self, address: int, length: int) -> bool:
+        """Tell whether any of a range of upstream is marked."""
+        return self._marks.overlap(address, length) > 0
+
+    def reserve(self, runs: Iterable[Run]) -> None:
+        """Let nobody make references to blocks."""
+        for start, length in runs:
+            self._reserved.add(start, length)
+
+    def release(self, runs: Iterable[Run]) -> None:
+        """Take back `reserve`."""
+        for start, length in runs:
+            self._reserved.remove(start, length)
+
+    def mark(self, runs: Iterable[Run], *, drop_hashes: bool) -> None:
+        """Mark blocks as about to be written; `drop_hashes` forgets entries of dirty blocks."""
+        for start, length in runs:
+            self._marks.remove(start, length)
+            self._marks.add(start, length)
+        self._marks_changed = True
+        self._drops_hashes |= drop_hashes
+
+    def written(self, runs: Iterable[Run], row: DeviceRow, fingerprints: dict[int, int]) -> None:
+        """Note that blocks of a device were written and synced; `row` is what it is like now."""
+        for start, length in runs:
+            self._marks.remove(start, length)
+        self._marks_changed = True
+        self._rows[row.id] = row
+        self._fingerprints |= fingerprints
+
+    def freeze(self) -> FrozenUpstream:
+        """End the epoch and return its changes."""
+        frozen = FrozenUpstream(
+            list(self._marks) if self._marks_changed else None,
+            self._rows,
+            self._fingerprints,
+            self._drops_hashes,
+        )
+        self._marks_changed = self._drops_hashes = False
+        self._rows, self._fingerprints = {}, {}
+        return frozen
+
+    def merge_back(self, frozen: FrozenUpstream) -> None:
+        """Take back an epoch whose commit failed."""
+        self._marks_changed |= frozen.marks is not None
+        self._drops_hashes |= frozen.drops_hashes
+        self._rows = frozen.rows | self._rows
+        self._fingerprints = frozen.fingerprints | self._fingerprints
+
+
+def row_after_write(row: DeviceRow, mtime_ns: int | None) -> DeviceRow:
+    """Return the row of a device with a new modification time (None: it has none)."""
+    return row if mtime_ns is None else replace(row, mtime_ns=mtime_ns)

@@ -1,0 +1,75 @@
+"""An upstream device open for writing: for flush alone, and only while it runs."""
+
+import errno
+import os
+from typing import Final
+
+from thincow.errors import FlushError
+from thincow.store.disk import Disk
+from thincow.store.host_view import HostView
+from thincow.store.upstream import Upstream, UpstreamFile
+
+_REFUSALS: Final = {
+    errno.EBUSY: "it is mounted or in use",
+    errno.EROFS: "it is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+}
+
+
+class UpstreamWriter:
+    """Writes to one device. Offsets and lengths in bytes."""
+
+    def __init__(self, disk: Disk, upstream: Upstream) -> None:
+        """Open the device, exclusively where the kernel can.
+
+        Raises:
+            FlushError: when somebody else uses it, or it cannot be written.
+        """
+        self._disk = disk
+        self._file = upstream.file
+        self.size_bytes = upstream.size_bytes
+        _refuse_busy_file(self._file)
+        flags = os.O_RDWR | (os.O_EXCL if self._file.type == "block" else 0)
+        try:
+            self._fd = disk.open(self._file.resolved_path, flags)
+        except OSError as error:
+            reason = _REFUSALS.get(error.errno or 0, error.strerror)
+            raise FlushError(
+                f"upstream device {self._file.name} cannot be written: {reason}",
+                error.errno or errno.EIO,
+            ) from error
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write; what lies past the end of the device is left out.
+
+        Raises:
+            OSError: as the system call does.
+        """
+        self._disk.write(self._fd, data[: self.size_bytes - offset], offset)
+
+    def write_synced(self, data: memoryview, offset: int) -> None:
+        """Write as `write` does, and wait until the device has it."""
+        self._disk.write_synced(self._fd, data[: self.size_bytes - offset], offset)
+
+    def sync(self) -> None:
+        """Make everything written durable."""
+        self._disk.sync(self._fd)
+
+    def mtime_ns(self) -> int | None:
+        """Return the modification time of a regular file."""
+        return os.fstat(self._fd).st_mtime_ns if self._file.type == "file" else None
+
+    def close(self) -> None:
+        """Close the device."""
+        self._disk.close(self._fd)
+
+
+def _refuse_busy_file(file: UpstreamFile) -> None:
+    if file.type != "file":
+        return
+    for loop in HostView().loops_over(file.st_dev, file.inode):
+        raise FlushError(
+            f"upstream device {file.name} cannot be written: {loop} is attached to it",
+            errno.EBUSY,
+        )
