@@ -6,7 +6,7 @@ import inspect
 import pytest
 
 from thincow import errors
-from thincow.errors import CommitError, RequestError
+from thincow.errors import CommitError, FlushError, RequestError
 from thincow.mount.errno_table import errno_of
 
 EXPECTED = {
@@ -28,6 +28,7 @@ def test_request_errors_have_the_errno_that_tools_expect(name: str) -> None:
 def test_failed_commit_knows_its_errno() -> None:
     assert errno_of(CommitError("full", errno.ENOSPC)) == errno.ENOSPC
     assert errno_of(CommitError("broken", errno.EIO)) == errno.EIO
+    assert errno_of(FlushError("in use", errno.EBUSY)) == errno.EBUSY
 
 
 def test_no_request_error_is_forgotten() -> None:
@@ -36,4 +37,4 @@ def test_no_request_error_is_forgotten() -> None:
         for name, kind in inspect.getmembers(errors, inspect.isclass)
         if issubclass(kind, RequestError)
     }
-    assert kinds == {*EXPECTED, "CommitError", "DatabaseBusyError"}
+    assert kinds == {*EXPECTED, "CommitError", "DatabaseBusyError", "FlushError"}

@@ -66,6 +66,7 @@ class Flush:
         self._errors: dict[int, str] = {}
         self._sampled: set[int] = set()
         self._drops_hashes = True
+        self._saw_needed = False
         self.done = 0
         """Blocks written."""
         self.total = 0
@@ -101,6 +102,7 @@ class Flush:
         copied_blocks = 0
         while not self._is_over():
             before = self.done
+            self._saw_needed = False
             self._drops_hashes = True
             copied = 0
             for device in self._devices:
@@ -112,7 +114,7 @@ class Flush:
                 return
             if self._order.copies and not copied_blocks and progress * _FEW < left:
                 copied_blocks = self._batch_blocks
-            elif not progress and not copied:
+            elif not progress and not copied and self._saw_needed:
                 if self._order.copies and not self._is_over():
                     raise FlushError(
                         f"{left} blocks wait for each other in cycles, and there is no space to "
@@ -138,6 +140,7 @@ class Flush:
                     if count:
                         yield from self._settle()
                         selection = self._select(device, position)
+            self._saw_needed |= bool(selection.needed.any())
             batch = selection.free(self._blocks_left())
             if len(batch.addresses):
                 yield from self._write(device, batch)

@@ -6,6 +6,7 @@ from typing import Final
 from thincow.errors import (
     BlockReadError,
     CommitError,
+    FlushError,
     NoSpaceError,
     PastEndError,
     ReadOnlyError,
@@ -24,7 +25,7 @@ _ERRNO: Final[dict[type[RequestError], int]] = {
 
 
 def errno_of(error: RequestError) -> int:
-    """Return the errno for an error of the engine; a failed commit knows its own."""
-    if isinstance(error, CommitError):
+    """Return the errno for an error of the engine; a failed commit or flush knows its own."""
+    if isinstance(error, CommitError | FlushError):
         return error.code
     return next(_ERRNO[kind] for kind in type(error).__mro__ if kind in _ERRNO)
