@@ -42,6 +42,11 @@ class FlushControl:
         """Whether upstream may be written at all."""
         return self._tools is not None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a flush has begun and not ended."""
+        return self._running is not None
+
     def status(self) -> str:
         """Return `disabled`, `flushing DONE TOTAL`, `error` and why, `clean` or `ready`."""
         if self._tools is None:

@@ -27,6 +27,7 @@ from thincow.engine.reports import (
 )
 from thincow.errors import RequestError
 from thincow.mount.commit_scheduler import CommitScheduler
+from thincow.mount.flush_file import FlushHandle, FlushRunner
 from thincow.mount.inode_tree import ControlKind
 from thincow.store.snapshot import Snapshot
 
@@ -46,11 +47,14 @@ class ControlHandle:
         return self._content.read(length)
 
     async def write(self, _offset: int, _data: bytes) -> int:
-        """Refuse: there are no commands yet."""
+        """Refuse: there is nothing to command here."""
         raise pyfuse3.FUSEError(errno.ENOTSUP)
 
     async def sync(self) -> None:
         """Do nothing: there is nothing to make durable."""
+
+    async def flush(self) -> None:
+        """Do nothing: nothing waits to be done."""
 
     def close(self) -> None:
         """Drop the content."""
@@ -60,9 +64,10 @@ class ControlHandle:
 class ControlFiles:
     """Renders the virtual files of one engine."""
 
-    def __init__(self, engine: Engine, scheduler: CommitScheduler) -> None:
+    def __init__(self, engine: Engine, scheduler: CommitScheduler, flusher: FlushRunner) -> None:
         self._engine = engine
         self._scheduler = scheduler
+        self._flusher = flusher
         self._limiter = trio.CapacityLimiter(_MAX_RENDERED_AT_ONCE)
         self._from_snapshot: dict[ControlKind, Callable[[Snapshot], Iterable[str]]] = {
             ControlKind.STATS_FULL: self._stats_full,
@@ -71,7 +76,7 @@ class ControlFiles:
             ControlKind.HASH_TABLE: hash_table_text,
         }
 
-    async def open(self, kind: ControlKind, handle: int) -> ControlHandle:
+    async def open(self, kind: ControlKind, handle: int) -> ControlHandle | FlushHandle:
         """Render a file.
 
         Raises:
@@ -79,16 +84,20 @@ class ControlFiles:
         """
         if kind in self._from_snapshot:
             return ControlHandle(handle, await self._render(self._from_snapshot[kind]))
+        if kind is ControlKind.FLUSH:
+            state = f"{await self._status()}\n"
+            return FlushHandle(handle, state.encode(errors="surrogateescape"), self._flusher)
         if kind is ControlKind.STATS:
             text = stats_text(self._engine)
-        elif kind is ControlKind.PID:
-            text = f"{os.getpid()}\n"
         else:
-            text = f"{await self._status()}\n"
+            assert kind is ControlKind.PID
+            text = f"{os.getpid()}\n"
         return ControlHandle(handle, BytesIO(text.encode(errors="surrogateescape")))
 
     async def _status(self) -> str:
         """Return the state of the map, which is known for sure only of what is committed."""
+        if self._engine.flush.is_running:
+            return self._engine.status()
         with contextlib.suppress(RequestError):
             await self._scheduler.sync()
         return self._engine.status()

@@ -20,6 +20,7 @@ from thincow.mount.commit_scheduler import CommitScheduler
 from thincow.mount.control_files import ControlFiles
 from thincow.mount.device_file import DeviceFiles, PageCacheInvalidator
 from thincow.mount.end_signals import EndSignals
+from thincow.mount.flush_file import FlushRunner
 from thincow.mount.inode_tree import InodeTree
 from thincow.mount.mount_point import unmount
 from thincow.mount.mount_table import MountEntry, find_mount
@@ -50,12 +51,16 @@ class FuseServer:
         self._fuse_options = _fuse_options(engine, options)
         self._scheduler = CommitScheduler(engine, engine.options.tuning.commit_interval_s)
         self._invalidator = PageCacheInvalidator()
+        devices = self._mount_point / "devs"
+        flusher = FlushRunner(
+            engine, self._scheduler, [devices / device.name for device in engine.devices]
+        )
         self._operations = ThincowOperations(
             InodeTree(engine.devices, read_only=engine.read_only),
             DeviceFiles(
                 engine, self._scheduler, self._invalidator, direct_io=options.fuse.direct_io
             ),
-            ControlFiles(engine, self._scheduler),
+            ControlFiles(engine, self._scheduler, flusher),
             block_size=engine.block_size,
         )
         self._mounted: MountEntry | None = None

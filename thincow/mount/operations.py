@@ -18,6 +18,7 @@ from thincow.errors import RequestError
 from thincow.mount.control_files import ControlFiles, ControlHandle
 from thincow.mount.device_file import DeviceFiles, DeviceHandle, refuse_size
 from thincow.mount.errno_table import errno_of
+from thincow.mount.flush_file import FlushHandle
 from thincow.mount.inode_tree import InodeTree, Node
 
 _log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class ThincowOperations(pyfuse3.Operations):
         self._device_files = device_files
         self._control_files = control_files
         self._block_size = block_size
-        self._handles: dict[int, DeviceHandle | ControlHandle] = {}
+        self._handles: dict[int, DeviceHandle | ControlHandle | FlushHandle] = {}
         self._last_handle = 0
 
     def init(self) -> None:
@@ -134,7 +135,7 @@ class ThincowOperations(pyfuse3.Operations):
         """Open a device file or render a virtual one."""
         node = self._tree[inode]
         self._last_handle = number = self._last_handle + 1
-        handle: DeviceHandle | ControlHandle
+        handle: DeviceHandle | ControlHandle | FlushHandle
         if node.control is not None:
             handle = await self._control_files.open(node.control, number)
         else:
@@ -156,7 +157,8 @@ class ThincowOperations(pyfuse3.Operations):
 
     @_answers
     async def flush(self, fh: int) -> None:
-        """Close one descriptor of a handle: nothing is promised, nothing to do."""
+        """Close one descriptor of a handle; only a command left over in /flush has to run."""
+        await self._handles[fh].flush()
 
     @_answers
     async def fsync(self, fh: int, _datasync: bool) -> None:

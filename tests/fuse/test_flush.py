@@ -1,0 +1,213 @@
+"""Writing changes back upstream through /flush of a real mount."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.faulty_disk import faulty_disk
+from tests.support.mounting import Mount, wait_for_end
+
+BLOCK = 4096
+
+
+def command(mount: Mount, text: str) -> int:
+    """Write a command to /flush; return its errno, 0 for success."""
+    fd = os.open(mount.point / "flush", os.O_WRONLY)
+    try:
+        os.write(fd, text.encode())
+    except OSError as error:
+        return error.errno or 0
+    finally:
+        os.close(fd)
+    return 0
+
+
+def state(mount: Mount) -> str:
+    return (mount.point / "flush").read_text().rstrip("\n")
+
+
+def write(mount: Mount, name: str, data: bytes, offset: int = 0) -> None:
+    fd = os.open(mount.devs / name, os.O_WRONLY)
+    try:
+        assert os.pwrite(fd, data, offset) == len(data)
+    finally:
+        os.close(fd)
+
+
+def upstream(mount: Mount, name: str) -> bytes:
+    return (mount.upstream / name).read_bytes()
+
+
+def test_one_new_block_is_written_back(mount: Mount) -> None:
+    mount.add("disk", os.urandom(16 * BLOCK))
+    mount.start()
+    assert state(mount) == "clean"
+    write(mount, "disk", os.urandom(BLOCK), 5 * BLOCK)
+    assert state(mount) == "ready"
+    assert command(mount, "full\n") == 0
+    assert state(mount) == "clean"
+    shown = (mount.devs / "disk").read_bytes()
+    assert upstream(mount, "disk") == shown
+    assert mount.stats()["COW store references"] == "0"
+    mount.umount()
+    assert mount.cowdata.stat().st_size == 0
+    mount.start()
+    assert (mount.devs / "disk").read_bytes() == shown
+
+
+def test_sixteen_blocks_at_a_time_take_four_rounds(mount: Mount) -> None:
+    mount.add("disk", os.urandom(64 * BLOCK))
+    mount.start()
+    new = os.urandom(64 * BLOCK)
+    write(mount, "disk", new)
+    rounds = 0
+    while state(mount) != "clean":
+        assert command(mount, "16\n") == 0
+        rounds += 1
+        mount.restart()
+    assert rounds == 4
+    assert upstream(mount, "disk") == new
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--hash-table-size", "256")], ids=["plain", "overwhelmed"]
+)
+def test_swapped_devices_are_swapped_upstream(mount: Mount, options: tuple[str, ...]) -> None:
+    contents = {name: os.urandom(16 * BLOCK) for name in "abcd"}
+    contents["d"] = contents["c"][: 8 * BLOCK] * 2
+    for name, content in contents.items():
+        mount.add(name, content)
+    mount.start(*options)
+    for name in contents:
+        (mount.devs / name).read_bytes()
+    for name, other in (("a", "b"), ("b", "a"), ("c", "d"), ("d", "c")):
+        write(mount, name, contents[other])
+    assert command(mount, "full\n") == 0
+    for name, other in (("a", "b"), ("b", "a"), ("c", "d"), ("d", "c")):
+        assert upstream(mount, name) == contents[other]
+        assert (mount.devs / name).read_bytes() == contents[other]
+    assert state(mount) == "clean"
+
+
+def test_max_leaves_cycles(mount: Mount) -> None:
+    contents = {name: os.urandom(4 * BLOCK) for name in "ab"}
+    for name, content in contents.items():
+        mount.add(name, content)
+    mount.start()
+    for name in contents:
+        (mount.devs / name).read_bytes()
+    write(mount, "a", contents["b"])
+    write(mount, "b", contents["a"])
+    assert command(mount, "max\n") == 0
+    assert state(mount) == "ready"
+    assert upstream(mount, "a") == contents["a"]
+
+
+def test_unknown_command_changes_nothing(mount: Mount) -> None:
+    mount.add("disk", os.urandom(4 * BLOCK))
+    mount.start()
+    write(mount, "disk", os.urandom(BLOCK))
+    for text in ("all\n", "-1\n", "1.5\n", "\n", "x" * 100):
+        assert command(mount, text) == errno.EINVAL
+        assert state(mount) == "ready"
+
+
+def test_command_without_a_newline_runs_at_close(mount: Mount) -> None:
+    mount.add("disk", os.urandom(4 * BLOCK))
+    mount.start()
+    write(mount, "disk", os.urandom(BLOCK))
+    assert command(mount, "full") == 0
+    assert state(mount) == "clean"
+
+
+@pytest.mark.parametrize("options", [("-r",), ("-R",)], ids=["upstream", "all"])
+def test_read_only_mount_does_not_flush(mount: Mount, options: tuple[str, ...]) -> None:
+    mount.add("disk", os.urandom(4 * BLOCK))
+    mount.start()
+    mount.restart(*options)
+    assert state(mount) == "disabled"
+    try:
+        failure = command(mount, "full\n")
+    except OSError as error:  # a file system mounted read-only refuses to open it
+        failure = error.errno or 0
+    assert failure == errno.EROFS
+
+
+def test_upstream_changed_since_the_mount_is_not_overwritten(mount: Mount) -> None:
+    path = mount.add("disk", os.urandom(4 * BLOCK))
+    mount.start()
+    write(mount, "disk", os.urandom(BLOCK))
+    os.utime(path, (1, 1))
+    before = path.read_bytes()
+    assert command(mount, "full\n") == errno.EIO
+    assert state(mount).startswith("error\n")
+    assert "disk" in state(mount)
+    assert path.read_bytes() == before
+    mount.kill()
+    os.utime(path, (1, 1))
+
+
+def test_blocks_that_cannot_be_written_stay_mapped(mount: Mount, tmp_path: Path) -> None:
+    backing = tmp_path / "backing"
+    backing.mkdir()
+    (tmp_path / "faulty").mkdir()
+    old = os.urandom(64 * BLOCK)
+    (backing / "disk").write_bytes(old)
+    with faulty_disk(backing, tmp_path / "faulty", block_size=BLOCK) as disk:
+        mount.upstream.mkdir(exist_ok=True)
+        (mount.upstream / "disk").symlink_to(disk.path("disk"))
+        mount.start()
+        new = os.urandom(64 * BLOCK)
+        write(mount, "disk", new)
+        disk.fail("write")
+        assert command(mount, "full\n") == errno.EIO
+        assert state(mount).startswith("error\n")
+        assert "byte 0" in state(mount)
+        assert (mount.devs / "disk").read_bytes() == new
+        disk.fail()
+        assert command(mount, "full\n") == 0
+        assert (backing / "disk").read_bytes() == new
+        mount.umount()
+
+
+def test_flush_killed_at_random_moments_goes_on(mount: Mount) -> None:
+    chance = random.Random(20)
+    size = 2048
+    shown = {}
+    for name in "ab":
+        shown[name] = os.urandom(size * BLOCK)
+        mount.add(name, shown[name])
+    mount.start()
+    for _ in range(10):
+        for name in "ab":
+            (mount.devs / name).read_bytes()
+        swapped = {"a": shown["b"], "b": shown["a"][BLOCK:] + os.urandom(BLOCK)}
+        for name in "ab":
+            write(mount, name, swapped[name])
+        shown = swapped
+        subprocess.run(["sync", *(mount.devs / name for name in "ab")], check=True)
+        flush = mount.point / "flush"
+        with subprocess.Popen(
+            ["dd", f"of={flush}", "conv=notrunc"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as client:
+            assert client.stdin is not None
+            client.stdin.write(b"full\n")
+            client.stdin.close()
+            time.sleep(chance.random() * 0.15)
+            pid = mount.pid
+            os.kill(pid, signal.SIGKILL)
+            wait_for_end(pid)
+        assert mount.fsck().returncode == 0
+        mount.start()
+        for name in "ab":
+            assert (mount.devs / name).read_bytes() == shown[name]
+        assert command(mount, "full\n") == 0
+        for name in "ab":
+            assert upstream(mount, name) == shown[name]
+            assert (mount.devs / name).read_bytes() == shown[name]
