@@ -72,12 +72,12 @@ def test_reports_go_through_the_temporary_directory(mount: Mount, temporary: boo
     assert list(directory.iterdir()) == []
 
 
-def test_flush_answers_its_state_and_takes_no_commands(mount: Mount, disk: Path) -> None:
+def test_flush_answers_its_state_and_other_files_take_no_commands(mount: Mount, disk: Path) -> None:
     mount.start()
     flush = mount.point / "flush"
     assert flush.read_text() == "clean\n"
     with pytest.raises(OSError, match="not supported") as caught:
-        flush.write_text("all\n")
+        (mount.point / "stats.txt").write_text("full\n")
     assert caught.value.errno == errno.ENOTSUP
     with disk.open("r+b") as file:
         file.write(os.urandom(4096))

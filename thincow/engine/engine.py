@@ -144,7 +144,7 @@ class Engine:
         try:
             return self._reader.read(device, offset, length, fetch or self._spare_fetch)
         except WouldBlock:
-            self._replace_spare_fetch()
+            self._spare_fetch = self._contents.new_fetch()
             raise
         except (DatabaseError, CorruptStoreError) as error:
             raise _store_failed("metadata.db cannot be read", str(error)) from error
@@ -172,7 +172,7 @@ class Engine:
         try:
             return self._writer.write(device, offset, bytes(data), fetch or self._spare_fetch)
         except WouldBlock:
-            self._replace_spare_fetch()
+            self._spare_fetch = self._contents.new_fetch()
             raise
         except NoSpaceError as error:
             self._watch.note_refusal(error)
@@ -268,10 +268,7 @@ class Engine:
 
     def hash_usage(self) -> tuple[int, int]:
         """Return the number of hash entries in the table, and how many it may hold."""
-        entries = self._store.facts.hash_entries
-        if self._committer is not None:
-            entries = self._committer.hash_entries
-        return entries, self._hashes.capacity
+        return (self._committer or self._store.facts).hash_entries, self._hashes.capacity
 
     def close(self) -> None:
         """Commit, tidy up and close everything.
@@ -293,10 +290,6 @@ class Engine:
     def _trim(self) -> None:
         for windows in self._windows:
             windows.trim()
-
-    def _replace_spare_fetch(self) -> None:
-        if self._spare_fetch.is_waiting:
-            self._spare_fetch = self._contents.new_fetch()
 
 
 def _store_failed(what: str, why: str | None) -> StoreFailedError:
