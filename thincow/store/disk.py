@@ -71,13 +71,6 @@ class Disk:
         while done < len(view):
             done += os.pwrite(fd, view[done:], offset + done)
 
-    def write_synced(self, fd: int, data: bytes | memoryview, offset: int) -> None:
-        """Write all of `data` and return when the device has it."""
-        view = memoryview(data)
-        done = 0
-        while done < len(view):
-            done += os.pwritev(fd, (view[done:],), offset + done, os.RWF_DSYNC)
-
     def sync(self, fd: int) -> None:
         """Make the contents (and what is needed to find them) durable: fdatasync."""
         os.fdatasync(fd)

@@ -79,7 +79,7 @@ def load_from(
     Raises:
         CorruptStoreError: when a row has no valid target.
     """
-    rows = fetch_rows(
+    rows = fetch_integers(
         db,
         "SELECT first_block, length, kind, target FROM extents "
         "WHERE first_block > ?1 - ?3 AND first_block < ?2 AND first_block + length > ?1 "
@@ -99,7 +99,7 @@ def load_users(db: apsw.Connection, first_block: int, end_block: int) -> list[tu
     """
     return [
         (first, length, target)
-        for first, length, target in fetch_rows(
+        for first, length, target in fetch_integers(
             db,
             "SELECT first_block, length, target FROM extents "
             "WHERE kind = 0 AND target < ?2 AND target + length > ?1 ORDER BY target",

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 
 import apsw
 
-from thincow.store.bulk import fetch_rows, insert_rows
+from thincow.store.bulk import fetch_integers, insert_rows
 
 
 def load(db: apsw.Connection) -> list[tuple[int, int]]:
     """Return the ranges as (first block address, length in blocks), ascending."""
-    rows = fetch_rows(db, "SELECT first_block, length FROM flushing ORDER BY first_block")
+    rows = fetch_integers(db, "SELECT first_block, length FROM flushing ORDER BY first_block")
     return [(first, length) for first, length in rows]
 
 

@@ -50,7 +50,8 @@ class UpstreamWriter:
 
     def write_synced(self, data: memoryview, offset: int) -> None:
         """Write as `write` does, and wait until the device has it."""
-        self._disk.write_synced(self._fd, data[: self.size_bytes - offset], offset)
+        self.write(data, offset)
+        self.sync()
 
     def sync(self) -> None:
         """Make everything written durable."""
