@@ -137,7 +137,9 @@ class _Vfs(apsw.VFS):
         super().__init__(name, "")
         self._disk = disk
 
-    def xOpen(self, name: apsw.URIFilename | str | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 - SQLite's names
+    def xOpen(  # noqa: N802 - SQLite's names
+        self, name: apsw.URIFilename | str | None, flags: list[int]
+    ) -> apsw.VFSFile:
         return _File(self._disk, name, flags)
 
 
