@@ -10,19 +10,14 @@ Invariants:
 import logging
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
-from thincow.engine.block_map import BlockMap
-from thincow.engine.checksums import Checksums
-from thincow.engine.commit import Commit, Epoch
-from thincow.engine.cow_store import CowStore
-from thincow.engine.hash_index import HashIndex
+from thincow.engine.commit import Commit
+from thincow.engine.epoch import EpochParts
 from thincow.engine.open_store import OpenStore
 from thincow.engine.options import Tuning
 from thincow.engine.space_watch import SpaceWatch
 from thincow.engine.statistics import Statistics
-from thincow.engine.upstream_state import UpstreamState
 from thincow.errors import CommitError, CorruptStoreError, NoSpaceError, StoreFailedError
 from thincow.store import cow_table, globals_table
 from thincow.store.connection import DatabaseError
@@ -41,17 +36,6 @@ _SLOW_TRY_S: Final = 0.02
 
 _PUNCH_RUNS: Final = 256
 _PUNCH_AFTER_BYTES: Final = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class EpochParts:
-    """Everything that changes in memory and is made durable by commits."""
-
-    block_map: BlockMap
-    cow: CowStore
-    hashes: HashIndex
-    checksums: Checksums | None
-    upstream: UpstreamState
 
 
 class Committer:
@@ -92,15 +76,7 @@ class Committer:
     @property
     def is_dirty(self) -> bool:
         """Whether anything is not committed yet."""
-        parts = self._parts
-        return (
-            self._running is not None
-            or parts.block_map.windows.dirty_windows > 0
-            or parts.cow.counts.dirty_windows > 0
-            or parts.hashes.staged_entries > 0
-            or parts.upstream.is_dirty
-            or (parts.checksums is not None and parts.checksums.windows.dirty_windows > 0)
-        )
+        return self._running is not None or self._parts.is_dirty
 
     def exceeds(self, factor: int, tuning: Tuning) -> bool:
         """Tell whether the running epoch is `factor` times as large as a commit should be."""
@@ -129,22 +105,12 @@ class Committer:
             raise StoreFailedError("a sync of the store failed earlier: unmount and check it")
         if not self.is_dirty:
             return None
-        parts = self._parts
-        counts, freed = parts.cow.freeze()
-        epoch = Epoch(
-            references=parts.block_map.freeze(),
-            counts=counts,
-            checksums=parts.checksums.windows.freeze() if parts.checksums is not None else [],
-            freed=freed,
-            hashes=parts.hashes.freeze(),
-            upstream=parts.upstream.freeze(),
-        )
         cow_file = self._store.cow_file
         self._running = Commit(
-            epoch=epoch,
+            epoch=self._parts.freeze(),
             generation=self._generation + 1,
             entries=self.hash_entries,
-            capacity=parts.hashes.capacity,
+            capacity=self._parts.hashes.capacity,
             checksum_bits=self._store.facts.checksum_bits,
             sync_contents=cow_file.unsynced,
             cow_file=cow_file,
@@ -261,16 +227,12 @@ class Committer:
             _log.critical("the mark %s cannot be left: %s", MARK_NAME, problem.strerror)
 
     def _settle(self, commit: Commit) -> None:
-        epoch, parts = commit.epoch, self._parts
+        parts = self._parts
         self._generation = commit.generation
         self.hash_entries = commit.entries
         self._statistics.commits += 1
         self._store.database.catch_up()
-        parts.block_map.windows.settle(epoch.references)
-        parts.cow.settle(epoch.counts, epoch.freed)
-        if parts.checksums is not None:
-            parts.checksums.windows.settle(epoch.checksums)
-        parts.hashes.settle()
+        parts.settle(commit.epoch)
         try:
             self._label.write_if_room(commit.generation)
             if parts.cow.holding_bytes > _PUNCH_AFTER_BYTES:
@@ -285,13 +247,7 @@ class Committer:
             parts.cow.end_scan()
 
     def _merge_back(self, commit: Commit) -> None:
-        epoch, parts = commit.epoch, self._parts
-        parts.block_map.windows.merge_back(epoch.references)
-        parts.cow.merge_back(epoch.counts, epoch.freed)
-        if parts.checksums is not None:
-            parts.checksums.windows.merge_back(epoch.checksums)
-        parts.hashes.merge_back(epoch.hashes)
-        parts.upstream.merge_back(epoch.upstream)
+        self._parts.merge_back(commit.epoch)
         if commit.sync_contents:
             self._store.cow_file.unsynced = True
 

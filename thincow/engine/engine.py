@@ -11,11 +11,12 @@ from thincow.engine.block_reader import BlockReader
 from thincow.engine.block_writer import BlockWriter
 from thincow.engine.checksums import Checksums
 from thincow.engine.commit import Commit
-from thincow.engine.committer import Committer, EpochParts
+from thincow.engine.committer import Committer
 from thincow.engine.contents import Contents
 from thincow.engine.cow_store import CowStore
 from thincow.engine.deduplication import Deduplication
 from thincow.engine.device import Device
+from thincow.engine.epoch import EpochParts
 from thincow.engine.fetch import Fetch, WouldBlock
 from thincow.engine.flush_control import FlushControl, flush_tools
 from thincow.engine.hash_index import HashIndex

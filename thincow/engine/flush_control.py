@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from thincow.engine.committer import Committer, EpochParts
+from thincow.engine.committer import Committer
 from thincow.engine.contents import Contents
 from thincow.engine.device import Device
+from thincow.engine.epoch import EpochParts
 from thincow.engine.flush import Flush, FlushOrder
 from thincow.engine.flush_steps import FlushTools, Pause
 from thincow.engine.flush_write import Source

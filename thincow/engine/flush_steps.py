@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from thincow.engine.committer import Committer, EpochParts
+from thincow.engine.committer import Committer
 from thincow.engine.contents import Contents
+from thincow.engine.epoch import EpochParts
 from thincow.engine.flush_write import BatchWrite, PieceRead, Source
 from thincow.store.connection import Connection
 from thincow.store.disk import Disk
