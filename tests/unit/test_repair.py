@@ -240,6 +240,21 @@ def test_deep_repair_drops_wrong_hash_entry_and_lists_its_block(store: Repairabl
     assert changed_blocks(store) == {"a": [], "b": [7]}
 
 
+def test_deep_repair_lists_nothing_that_is_on_no_device(store: RepairableStore) -> None:
+    with (store.data_dir / "cowdata").open("r+b") as file:
+        file.seek(6 * BLOCK)
+        file.write(b"\0")
+    plant(
+        store.data_dir,
+        [
+            f"INSERT INTO extents VALUES ({3 << 40}, 1, 1, 6), ({B + 20}, 1, 1, 6)",
+            "DELETE FROM checksums",
+        ],
+    )
+    result = repaired(store, Code.HASH_CONTENT, deep=True)
+    assert result.losses == (Loss("b", 7 * BLOCK, BLOCK, LossReason.HASH),)
+
+
 def test_repair_keeps_old_metadata_and_can_be_undone(store: RepairableStore) -> None:
     plant(store.data_dir, ["UPDATE cow SET refs = 7 WHERE first_block = 0"])
     old = (store.data_dir / "metadata.db").read_bytes()

@@ -31,15 +31,21 @@ class Loss:
 def list_losses(
     devices: list[DeviceRow], block_size: int, reason: LossReason, ranges: Ranges
 ) -> list[Loss]:
-    """Return runs of virtual blocks as ranges of bytes; the last block may be a partial one."""
+    """Return runs of virtual blocks as ranges of bytes; the last block may be a partial one.
+
+    What lies on no device was nobody's content.
+    """
     by_id = {device.id: device for device in devices}
     losses = []
     first, end = ranges.merged()
     for start, stop in zip(first.tolist(), end.tolist(), strict=True):
-        device = by_id[device_of(start)]
+        device = by_id.get(device_of(start))
+        if device is None:
+            continue
         offset = (start & (MAX_DEVICE_BLOCKS - 1)) * block_size
         length = min((stop - start) * block_size, device.size_bytes - offset)
-        losses.append(Loss(device.name, offset, length, reason))
+        if length > 0:
+            losses.append(Loss(device.name, offset, length, reason))
     return losses
 
 
