@@ -33,6 +33,19 @@ def test_quota_of_contents_gives_no_space_and_everything_goes_on(new_store: NewS
     assert store.cowdata.stat().st_size <= 3 * BLOCK
 
 
+def test_blocks_freed_since_the_last_commit_make_room_for_new_ones(new_store: NewStore):
+    store = new_store(max_cow_blocks=4)
+    store.add("a", "abcdefghijkl")
+    store.open()
+    store.write_blocks("a", 0, "wxyz")
+    store.engine.commit()
+    store.write_blocks("a", 0, "0000")
+    store.write_blocks("a", 4, "uvst")
+    store.restart()
+    assert store.read_blocks("a") == "0000uvstijkl"
+    assert store.cowdata.stat().st_size == 4 * BLOCK
+
+
 def fill_metadata(store: EngineStore) -> int:
     """Write until a commit fails; return the number of blocks that hold new content durably."""
     for first in range(0, BLOCKS, 100):

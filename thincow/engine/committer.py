@@ -206,6 +206,15 @@ class Committer:
             self._watch.note_refusal(error)
             raise error
 
+    def free_more(self) -> bool:
+        """Commit if that makes blocks reusable; tell whether it did."""
+        if self.is_running or self.failed or not self._parts.cow.has_freed:
+            return False
+        with suppress(CommitError):
+            self.commit(patient=False)
+            return True
+        return False
+
     def _look_after_space(self) -> None:
         """Take the reserve back, and notice in time that space runs short."""
         self.no_space = not self._watch.look()

@@ -141,6 +141,11 @@ class CowStore:
                 self._deferred.discard(number)
                 self._make_reusable(number, 1)
 
+    @property
+    def has_freed(self) -> bool:
+        """Whether blocks were freed that only a commit makes reusable."""
+        return bool(self._freed)
+
     def freeze(self) -> tuple[list[FrozenWindow], list[Run]]:
         """End the epoch; return its changed counts and the runs of blocks that it freed."""
         freed = self._freed

@@ -153,10 +153,8 @@ class Engine:
     def write(self, device: Device, offset: int, data: bytes, fetch: Fetch | None = None) -> int:
         """Write bytes at byte `offset`; return how many, fewer at the end of the device.
 
-        After `WouldBlock`, run its fetch and call again with it.
-
         Raises:
-            WouldBlock: when contents have to be fetched first.
+            WouldBlock: when contents have to be fetched first; as for `read`.
             PastEndError: when the write starts at or past the end.
             NoSpaceError: when a quota is reached, a filesystem is full, or the last commit failed.
             ReadOnlyError: when the store is open for reading only.
@@ -176,6 +174,8 @@ class Engine:
             self._spare_fetch = self._contents.new_fetch()
             raise
         except NoSpaceError as error:
+            if self._committer.free_more():
+                return self.write(device, offset, data, fetch)
             self._watch.note_refusal(error)
             raise
         except (DatabaseError, CorruptStoreError) as error:
