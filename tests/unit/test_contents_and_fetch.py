@@ -182,6 +182,10 @@ class TestCold:
         assert bytes(engine.read(device, 0, 4 * BLOCK, fetch)) == letters("axcd")
         fetch.release()
 
+    def test_zeros_written_unseen_count_as_no_upstream_read(self, served):
+        served.write_blocks("a", 0, "00")
+        assert served.device("a").stats.upstream_reads == 0
+
     def test_bad_block_of_a_fetch_is_not_another_ones_fault(self, served, disk):
         engine, device = served.engine, served.device("a")
         disk.bad = {2}

@@ -90,6 +90,8 @@ class Contents:
         if present < length:
             return self._load_present(reference, length, present, into, fetch)
         wanted = self._locate(reference, length)
+        if reference < COW_BASE:
+            self._devices[reference >> DEVICE_SHIFT].stats.upstream_reads += 1
         available = wanted.length_bytes
         try:
             if self._disk.read_cached(wanted.fd, into[:available], wanted.offset_bytes):
@@ -163,7 +165,6 @@ class Contents:
             return Wanted(reference, length, self._cow.file.fd, offset, length * size)
         device = self._devices[reference >> DEVICE_SHIFT]
         assert device.upstream is not None
-        device.stats.upstream_reads += 1
         offset = (reference - device.first_block) * size
         available = min(length * size, device.upstream.size_bytes - offset)
         return Wanted(reference, length, device.upstream.fd, offset, available)
