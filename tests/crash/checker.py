@@ -71,11 +71,12 @@ def _write(path: Path, content: bytes) -> None:
         os.close(fd)
 
 
-def examine(setting: Setting, *, thorough: bool) -> Found:
+def examine(setting: Setting, *, check: bool, thorough: bool) -> Found:
     """Open the store with the system's SQLite, read every block, and check the metadata.
 
     Args:
         setting: says where the store is.
+        check: check the metadata; not needed when the same ones were found sound before.
         thorough: close it properly as well, check it offline, and read it again.
     """
     try:
@@ -88,7 +89,7 @@ def examine(setting: Setting, *, thorough: bool) -> Found:
         contents = read_all(engine)
         if not thorough:
             # Nothing comes after this: the transaction of the check may stay open.
-            problem = _check_open(setting, database.reader)
+            problem = _check_open(setting, database.reader) if check else None
         else:
             with closing(database.open_snapshot()) as db:
                 problem = _check_open(setting, db)

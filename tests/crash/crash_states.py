@@ -11,6 +11,8 @@ from tests.crash.operations import Contents, DiskImage, Naming, Resize, Write
 State = dict[str, bytes | None]
 """Path -> content; None for a directory."""
 
+_CONTENTS = "data/cowdata"
+_LABEL = "data/cowdata.id"
 _SINGLED_OUT = 3
 _RANDOM_SUBSETS = 2
 _GARBAGE_SHARE = 0.1
@@ -24,6 +26,12 @@ def fingerprint(state: State) -> bytes:
         whole.update(path.encode())
         whole.update(b"directory" if content is None else xxhash.xxh3_128_digest(content))
     return whole.digest()
+
+
+def fingerprint_of_metadata(state: State) -> bytes:
+    """Return a hash of all that a check of the metadata looks at: of `cowdata` only the size."""
+    contents = state.get(_CONTENTS) or b""
+    return fingerprint(state | {_CONTENTS: str(len(contents)).encode(), _LABEL: b""})
 
 
 @dataclass(frozen=True, slots=True)

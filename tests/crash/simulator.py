@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.crash.checker import Found, Layout, examine
-from tests.crash.crash_states import State, crash_states, fingerprint
+from tests.crash.crash_states import State, crash_states, fingerprint, fingerprint_of_metadata
 from tests.crash.history import History
 from tests.crash.mutations import MUTATIONS, Mutation
 from tests.crash.operations import DiskImage
@@ -63,6 +63,7 @@ class Simulation:
         self._random = random.Random(f"simulation {seed}")
         self._max_states = max_states
         self._known: dict[bytes, Found] = {}
+        self._checked: set[bytes] = set()
         self.result = Result(seed)
 
     def run(self) -> Result:
@@ -128,8 +129,14 @@ class Simulation:
             if len(self._known) >= self._max_states:
                 return None
             self._layout.make(state)
-            found = examine(self._setting, thorough=len(self._known) % _THOROUGH_EVERY == 0)
+            metadata = fingerprint_of_metadata(state)
+            found = examine(
+                self._setting,
+                check=metadata not in self._checked,
+                thorough=len(self._known) % _THOROUGH_EVERY == 0,
+            )
             self._known[key] = found
+            self._checked.add(metadata)
         problem = found.problem
         if problem is None and found.contents is not None:
             problem = history.judge(found.contents, *mark)
