@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.directories import photograph
 from tests.support.loop_devices import loop_device, mounted
 from tests.support.mounting import Mount, shell
 from thincow.errors import CommitError
@@ -193,8 +194,37 @@ def test_full_disk_refuses_writes_and_nothing_else(
     assert "nothing is written any more" not in mount.read_log()
     mount.umount()
     assert mount.fsck().returncode == 0
+    small.fill()  # also what the reserve took
+    files = photograph(mount.database.parent)
+    done = mount.try_start()
+    if place is not only_data:
+        assert done.returncode == 1
+        assert "no space is left for the metadata" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert photograph(mount.database.parent) == files
+    else:
+        mount.umount()
     mount.start("--read-only")
     client.check()
+
+
+@pytest.mark.parametrize("small", ["btrfs"], indirect=True)
+def test_store_that_was_killed_on_a_full_disk_can_be_read(mount: Mount, small: Filesystem) -> None:
+    client = start(mount, both, small)
+    assert client.write() == 0
+    small.fill()
+    client.write_until_refused()
+    client.write(zeros=True)
+    mount.kill()
+    small.fill()  # also what was kept back for the last commit
+    assert "no space is left for the metadata" in mount.try_start().stderr
+    mount.start("--read-only")
+    client.check()
+    mount.umount()
+    small.make_room()
+    mount.start()
+    client.check()
+    client.write_until_accepted()
 
 
 def test_store_fills_the_disk_itself(mount: Mount, small: Filesystem) -> None:

@@ -102,9 +102,17 @@ def test_index_that_was_prepared_in_vain_is_removed(path):
     index.touch()
     log_index.discard_unused(path)
     assert not index.exists()
-    index.write_bytes(b"used")
+    log = path.with_name("metadata.db-wal")
+    index.write_bytes(bytes(3))
+    log.touch()
+    log_index.discard_unused(path)
+    assert not index.exists()
+    assert not log.exists()
+    index.write_bytes(bytes(REGION))
+    log.touch()
     log_index.discard_unused(path)
     assert index.exists()
+    assert log.exists()
 
 
 def test_warning_that_the_log_cannot_be_merged_comes_once(opened, monkeypatch, caplog):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from thincow.block_types import DEFAULT_BLOCK_SIZE
+from thincow.engine.open_errors import no_room
 from thincow.engine.options import StoreOptions
 from thincow.errors import (
     ConfigurationError,
@@ -27,6 +28,9 @@ from thincow.store.disk import Disk
 from thincow.store.globals_table import Globals
 from thincow.store.label import LABEL_NAME, Label, LabelFile, read_label
 from thincow.store.locks import DirectoryLock, lock_directories
+
+_OPENING_BYTES: Final = 256 << 10
+"""With less left, it is no wonder that SQLite cannot open a database."""
 
 _LOG_SHARE_OF_FILESYSTEM: Final = 32
 """The write-ahead log is merged before it takes more than this part of a small filesystem."""
@@ -170,9 +174,11 @@ def open_metadata(disk: Disk, paths: StorePaths, options: StoreOptions) -> Datab
     """Open the database of an existing store as the options want it.
 
     Raises:
+        ConfigurationError: when there is no space for that.
         CorruptStoreError: when SQLite cannot open it.
     """
     assert paths.database is not None
+    directory = paths.database.parent
     try:
         if options.read_only:
             return database_file.open_read_only(paths.database, options.temp_dir)
@@ -180,12 +186,14 @@ def open_metadata(disk: Disk, paths: StorePaths, options: StoreOptions) -> Datab
             paths.database,
             checkpoint_bytes=min(
                 options.tuning.checkpoint_wal_bytes,
-                disk.filesystem_bytes(paths.database.parent)[0] // _LOG_SHARE_OF_FILESYSTEM,
+                disk.filesystem_bytes(directory)[0] // _LOG_SHARE_OF_FILESYSTEM,
             ),
             temp_in_memory=options.temp_dir is None,
             vfs=disk.sqlite_vfs,
         )
     except (DatabaseError, OSError) as error:
+        if not options.read_only and disk.filesystem_bytes(directory)[1] < _OPENING_BYTES:
+            raise no_room(paths.data_dir) from error
         raise CorruptStoreError(
             f"{paths.database} cannot be opened ({error}): run 'thincow fsck'"
         ) from error

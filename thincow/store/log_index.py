@@ -4,7 +4,8 @@ SQLite maps the index and writes to it as to memory. Where such a write takes sp
 filesystem does not have (on a copy-on-write filesystem any write does), there is no error to
 return: the kernel ends the process with SIGBUS. Three things against it:
 - before SQLite opens the database, the index is made with the attribute "no copy on write", where
-  there is such a thing: contents then change in place (on btrfs since some Linux 6.x);
+  there is such a thing: contents then change in place (on btrfs; Linux 6.18 does so for mapped
+  pages, older ones may not);
 - space for what the next commit may add is allocated ahead;
 - before each commit the mapped pages are made writable, by a call that fails instead of killing.
 
@@ -33,6 +34,8 @@ _FS_NOCOW_FL: Final = 0x800000
 _MADV_POPULATE_WRITE: Final = 23
 
 _REGION_BYTES: Final = 32 << 10
+_UNMAPPED_BYTES: Final = 3
+"""To this size SQLite cuts an index that it finds, before it uses it."""
 _FRAMES_A_REGION: Final = 4096
 _HEADER_FRAMES: Final = 34
 """The header of the index takes the place of so many frames of the first region."""
@@ -63,10 +66,16 @@ def prepare(database: Path) -> None:
 
 
 def discard_unused(database: Path) -> None:
-    """Remove an index that was prepared and that SQLite never used. No database may be open."""
+    """Remove an index that nobody ever mapped, and with it an empty log. No database may be open.
+
+    One is left over when SQLite did not come to use what was prepared, or had no space for more.
+    """
     index = _path(database)
-    if index.exists() and index.stat().st_size == 0:
+    if index.exists() and index.stat().st_size <= _UNMAPPED_BYTES:
         index.unlink()
+        log = database.with_name(database.name + "-wal")
+        if log.exists() and log.stat().st_size == 0:
+            log.unlink()
 
 
 class LogIndex:
