@@ -19,6 +19,7 @@ _COLUMNS = {
     "devices": ("id", "name", "size_bytes", "type", "inode", "mtime_ns"),
     "fingerprints": ("block", "hash"),
     "extents": ("first_block", "length", "kind", "target"),
+    "flushing": ("first_block", "length"),
     "cow": ("first_block", "length", "refs"),
     "hashes": ("hash", "kind", "target"),
     "checksums": ("first_block", "length", "bits", "present", "sums"),

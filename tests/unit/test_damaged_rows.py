@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.engines import letters, read_all, write_all
-from tests.support.plain_store import plant
+from tests.support.plain_store import plant, write_label
 from tests.support.repairable_store import A, RepairableStore, make_repairable_store
 from thincow.engine import committer
 from thincow.engine.engine import open_engine
+from thincow.engine.repair import repair
 from thincow.errors import BlockReadError, CorruptStoreError, StoreFailedError, ThincowError
 
 PAGE = 4096
@@ -115,6 +116,13 @@ def test_commit_goes_on_without_free_blocks_that_cannot_be_found(
     engine.close()
 
 
+@pytest.mark.parametrize("rows", [f"({A}, 0)", f"({A}, 3), ({A + 2}, 1)", "(-1, 1)"])
+def test_ranges_of_a_flush_that_cannot_be_are_refused(store: RepairableStore, rows: str) -> None:
+    plant(store.data_dir, [f"INSERT INTO flushing VALUES {rows}"])
+    with pytest.raises(CorruptStoreError, match="flushing holds what cannot be"):
+        open_engine(store.options())
+
+
 def test_extent_past_the_end_of_cowdata_cannot_be_read(store: RepairableStore) -> None:
     plant(
         store.data_dir,
@@ -140,6 +148,15 @@ def test_counts_that_are_too_low_end_in_no_commit(store: RepairableStore) -> Non
         engine.commit()
     assert engine.failed
     engine.close()
+
+
+def test_label_of_a_commit_that_cannot_be_is_damaged(store: RepairableStore) -> None:
+    identity = (store.data_dir / "cowdata.id").read_text()[8:40]
+    write_label(store.data_dir, identity, 10**19)
+    with pytest.raises(CorruptStoreError, match="cowdata.id is damaged"):
+        open_engine(store.options())
+    assert repair(store.data_dir).is_complete
+    assert store.read() == store.contents
 
 
 def test_error_is_one_line() -> None:

@@ -53,6 +53,8 @@ PLANTED_SQL: list[tuple[Code, list[str]]] = [
         Code.CHECKSUM_ROW,
         [f"INSERT INTO checksums VALUES ({A + 3}, 1, 8, zeroblob(1), zeroblob(1))"],
     ),
+    (Code.FLUSHING_RANGE, [f"INSERT INTO flushing VALUES ({A + 10}, 1)"]),
+    (Code.FLUSHING_RANGE, [f"INSERT INTO flushing VALUES ({A}, 3), ({A + 2}, 1)"]),
     (Code.FINGERPRINT_RANGE, [f"INSERT INTO fingerprints VALUES ({A + 10}, 1)"]),
     # What follows the schema forbids, but SQLite looks at that only in files that it may write.
     (Code.DEVICE_VALUE, ["UPDATE devices SET type = 'pipe' WHERE id = 1"]),
@@ -133,6 +135,7 @@ def test_check_of_sound_store_finds_nothing(store: Path) -> None:
         "hash_entries": 4,
         "stale_hash_entries": 1,
         "checksum_rows": 1,
+        "flushing_ranges": 0,
         "fingerprints": 1,
     }
 

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,7 @@ HARMLESS_SQL: list[tuple[Code, list[str]]] = [
     (Code.CHECKSUM_ROW, ["UPDATE checksums SET bits = 8"]),
     (Code.CHECKSUM_ROW, [f"UPDATE checksums SET first_block = {A + 99} WHERE first_block = {A}"]),
     (Code.CHECKSUM_ROW, [f"INSERT INTO checksums VALUES ({A + 1}, 1, 16, x'01', x'0000')"]),
+    (Code.FLUSHING_RANGE, [f"INSERT INTO flushing VALUES ({3 << 40}, 1)"]),
     (Code.FINGERPRINT_RANGE, [f"INSERT INTO fingerprints VALUES ({A + 16}, 1)"]),
 ]
 
@@ -253,6 +255,16 @@ def test_deep_repair_lists_nothing_that_is_on_no_device(store: RepairableStore) 
     )
     result = repaired(store, Code.HASH_CONTENT, deep=True)
     assert result.losses == (Loss("b", 7 * BLOCK, BLOCK, LossReason.HASH),)
+
+
+def test_repair_keeps_the_ranges_of_a_flush_that_was_cut(store: RepairableStore) -> None:
+    ranges = [(A, 3), (A + 2, 1), (B + 7, 5)]
+    rows = ", ".join(map(str, ranges))
+    plant(store.data_dir, [f"INSERT INTO flushing VALUES {rows}", "DROP VIEW savings"])
+    repaired(store, Code.SCHEMA_DIFFERS)
+    with closing(connect(store.data_dir)) as connection:
+        found = connection.execute("SELECT * FROM flushing").fetchall()
+    assert found == [(A, 3), (B + 7, 2)]
 
 
 def test_repair_keeps_old_metadata_and_can_be_undone(store: RepairableStore) -> None:

@@ -18,7 +18,7 @@ from thincow.store.disk import Disk
 from thincow.store.salvage import Salvaged, salvage
 from thincow.store.snapshot import Snapshot
 
-TABLES = ("globals", "devices", "extents", "cow", "hashes", "checksums", "fingerprints")
+TABLES = ("flushing", "globals", "devices", "extents", "cow", "hashes", "checksums", "fingerprints")
 PAGE = 4096
 EXTENTS = 6000
 

@@ -34,6 +34,7 @@ class Repair(StrEnum):
     FORGET_CHECKSUM = "drop the checksum: the block can be read as it is; the range is listed"
     DROP_ENTRY = "drop the hash entry; the range is listed when it is not upstream's"
     OLDER_MAP = "go on from these older metadata: what was written later is lost"
+    KEEP_ON_DEVICE = "keep the part that lies on a device"
     DROP_FINGERPRINT = "drop the row: the block is no longer compared when the store is opened"
 
 
@@ -70,6 +71,7 @@ class Code(StrEnum):
     HASH_TARGET = "HASH_TARGET"
     HASH_ENTRIES = "HASH_ENTRIES"
     CHECKSUM_ROW = "CHECKSUM_ROW"
+    FLUSHING_RANGE = "FLUSHING_RANGE"
     FINGERPRINT_RANGE = "FINGERPRINT_RANGE"
     COWDATA_UNREADABLE = "COWDATA_UNREADABLE"
     HASH_CONTENT = "HASH_CONTENT"
@@ -111,6 +113,7 @@ REPAIRS: Final[Mapping[Code, Repair]] = MappingProxyType(
         Code.HASH_TARGET: Repair.DROP_HASHES,
         Code.HASH_ENTRIES: Repair.RECOUNT,
         Code.CHECKSUM_ROW: Repair.DROP_CHECKSUMS,
+        Code.FLUSHING_RANGE: Repair.KEEP_ON_DEVICE,
         Code.FINGERPRINT_RANGE: Repair.DROP_FINGERPRINT,
         Code.COWDATA_UNREADABLE: Repair.NONE,
         Code.HASH_CONTENT: Repair.DROP_ENTRY,

@@ -17,6 +17,7 @@ from thincow.engine.count_check import StepFunction
 from thincow.engine.findings import Code, Findings, NoProgress, Progress, Report
 from thincow.engine.header_check import Header
 from thincow.engine.map_check import Bounds
+from thincow.engine.open_identity import as_far_as_known
 from thincow.engine.stored_blocks import open_blocks
 from thincow.engine.upstream_check import DeviceState, check_upstreams
 from thincow.errors import ConfigurationError, CorruptStoreError, NoStoreError
@@ -232,6 +233,7 @@ def _check_tables(
         "checksums",
         lambda: hint_check.check_checksums(snapshot, bounds, header.checksum_bits, findings),
     )
+    attempt("flushing", lambda: hint_check.check_flushing(snapshot, bounds, findings))
     attempt("fingerprints", lambda: hint_check.check_fingerprints(snapshot, bounds, findings))
     return counts
 
@@ -270,9 +272,13 @@ def _check_upstream(
         with ExitStack() as stack:
             files = scan(directory, disk)
             upstreams = [stack.enter_context(closing(Upstream(disk, file))) for file in files]
+            marks = [
+                (first, length)
+                for chunk in snapshot.flushing()
+                for first, length in zip(*(column.tolist() for column in chunk), strict=True)
+            ]
             verdict = check_upstreams(
-                header.devices,
-                snapshot.fingerprints_by_block(),
+                *as_far_as_known(header.devices, snapshot.fingerprints_by_block(), marks),
                 upstreams,
                 header.block_size,
                 disk,

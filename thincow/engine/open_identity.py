@@ -5,7 +5,7 @@ device is synced before anything of it is looked at.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from thincow.block_types import device_of
@@ -35,7 +35,9 @@ def examine_identity(
         UpstreamChangedError: when a device is not the one that the store was made with.
     """
     marks = flushing_table.load(database.reader)
-    known, prints = _as_far_as_known(database, marks)
+    known, prints = as_far_as_known(
+        devices_table.load(database.reader), devices_table.load_fingerprints(database.reader), marks
+    )
     _sync_marked(disk, upstreams, known, marks)
     verdict = check_upstreams(
         known,
@@ -49,21 +51,18 @@ def examine_identity(
     return marks, verdict
 
 
-def _as_far_as_known(
-    database: Database, marks: list[tuple[int, int]]
+def as_far_as_known(
+    devices: Sequence[DeviceRow], prints: Mapping[int, int], marks: Sequence[Run]
 ) -> tuple[list[DeviceRow], dict[int, int]]:
-    """Return the recorded devices and fingerprints without what a cut flush made unknown."""
+    """Return recorded devices and fingerprints without what a cut flush made unknown."""
     marked = {device_of(first) for first, _ in marks}
-    rows = [
-        replace(row, mtime_ns=None) if row.id in marked else row
-        for row in devices_table.load(database.reader)
-    ]
-    prints = {
+    rows = [replace(row, mtime_ns=None) if row.id in marked else row for row in devices]
+    known = {
         block: value
-        for block, value in devices_table.load_fingerprints(database.reader).items()
+        for block, value in prints.items()
         if not any(first <= block < first + length for first, length in marks)
     }
-    return rows, prints
+    return rows, known
 
 
 def _sync_marked(

@@ -19,7 +19,7 @@ from thincow.engine.row_repair import (
     repair_fingerprints,
     repair_hashes,
 )
-from thincow.store.columns import IntColumn
+from thincow.store.columns import FlushingColumns, IntColumn
 from thincow.store.cow_file import COW_NAME
 from thincow.store.devices_table import DeviceRow
 from thincow.store.globals_table import Globals
@@ -60,6 +60,7 @@ def rebuild(
     new.add_counts(repairing.counts())
     _add_sums(new, source, facts, bounds, repairing.lost, damage)
     _add_hints(new, source, bounds, damage)
+    _add_flushing(new, source, bounds)
     notes = []
     unclaimed = _count_unclaimed(source, repairing.references)
     if unclaimed:
@@ -84,6 +85,16 @@ def _add_sums(
         kept = sums.row(row)
         if kept is not None:
             new.add_checksums(kept)
+
+
+def _add_flushing(new: Rebuild, source: Snapshot, bounds: Bounds) -> None:
+    """Take over the ranges of upstream whose contents a flush made unknown."""
+    ranges = Ranges()
+    for rows in source.flushing():
+        room = bounds.room_on_device(rows.first_block)
+        ranges.add(rows.first_block, np.clip(rows.length, 0, room))
+    first, end = ranges.merged()
+    new.add_flushing(FlushingColumns(first, end - first))
 
 
 def _add_hints(new: Rebuild, source: Snapshot, bounds: Bounds, damage: Damage) -> None:

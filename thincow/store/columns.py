@@ -45,6 +45,13 @@ class ChecksumColumns(NamedTuple):
     sums_bytes: IntColumn
 
 
+class FlushingColumns(NamedTuple):
+    """Rows of `flushing`, by ascending `first_block`."""
+
+    first_block: IntColumn
+    length: IntColumn
+
+
 class ChecksumRow(NamedTuple):
     """One row of `checksums`, the sums included."""
 

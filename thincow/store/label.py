@@ -24,6 +24,7 @@ LABEL_NAME = "cowdata.id"
 _FORMAT = re.compile(rb"thincow ([0-9a-f]{32})\ngeneration (\d{20})\n")
 _SIZE_BYTES = len("thincow ") + 32 + len("\ngeneration ") + 20 + 1
 _SLOT_BYTES = 4096
+_LAST_GENERATION = 1 << 62
 _SLOTS = 2
 
 
@@ -60,7 +61,8 @@ def _read_slots(disk: Disk, fd: int) -> list[Label | None]:
     labels = []
     for slot in range(_SLOTS):
         match = _FORMAT.fullmatch(disk.read(fd, _SIZE_BYTES, slot * _SLOT_BYTES))
-        labels.append(None if match is None else Label(match[1].decode(), int(match[2])))
+        label = None if match is None else Label(match[1].decode(), int(match[2]))
+        labels.append(label if label is None or label.generation <= _LAST_GENERATION else None)
     return labels
 
 

@@ -21,6 +21,7 @@ from thincow.store.columns import (
     CowColumns,
     ExtentColumns,
     FingerprintColumns,
+    FlushingColumns,
     HashColumns,
     IntColumn,
 )
@@ -58,6 +59,10 @@ class Rebuild:
     def add_fingerprints(self, rows: FingerprintColumns) -> None:
         """Add fingerprints."""
         self._add("INSERT INTO fingerprints(block, hash) VALUES ", rows)
+
+    def add_flushing(self, rows: FlushingColumns) -> None:
+        """Add ranges of upstream whose contents are unknown."""
+        self._add("INSERT INTO flushing(first_block, length) VALUES ", rows)
 
     def add_checksums(self, row: ChecksumRow) -> None:
         """Add one row of checksums."""

@@ -27,6 +27,7 @@ _WIDTHS: Final = {
     "globals": 2,
     "devices": 6,
     "extents": 4,
+    "flushing": 2,
     "cow": 3,
     "hashes": 3,
     "checksums": 5,
@@ -37,7 +38,10 @@ _BATCH_ROWS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Salvaged:
-    """What was saved: rows by table; `map_is_whole` says that no part of `extents` is missing."""
+    """What was saved: rows by table.
+
+    `map_is_whole`: nothing of `extents` and `flushing` is missing.
+    """
 
     rows: dict[str, int]
     map_is_whole: bool
@@ -76,12 +80,12 @@ def _copy(reader: PageReader, db: apsw.Connection) -> Salvaged:
     # it for sure.
     roots = _usual_roots() | reader.roots()
     counts = {}
-    map_is_whole = False
+    map_is_whole = True
     for table, width in _WIDTHS.items():
         reader.is_whole = True
         counts[table] = _insert(db, table, width, reader.rows(roots[table]))
-        if table == "extents":
-            map_is_whole = reader.is_whole
+        if table in ("extents", "flushing"):
+            map_is_whole &= reader.is_whole
     if not map_is_whole:
         counts["extents"] += _insert(db, "extents", 4, _extents(reader.orphans()))
     return Salvaged(counts, map_is_whole)

@@ -28,6 +28,7 @@ from thincow.store.columns import (
     CowUse,
     ExtentColumns,
     FingerprintColumns,
+    FlushingColumns,
     HashColumns,
     IntColumn,
     MapUse,
@@ -189,6 +190,11 @@ class Snapshot:
         """Yield the table `fingerprints` in chunks."""
         for columns in self._chunks("fingerprints", ("block", "hash")):
             yield FingerprintColumns(*columns)
+
+    def flushing(self) -> Iterator[FlushingColumns]:
+        """Yield the table `flushing` in chunks."""
+        for columns in self._chunks("flushing", ("first_block", "length")):
+            yield FlushingColumns(*columns)
 
     def is_referenced(self, address: int, window_blocks: int) -> bool:
         """Tell whether any virtual block, that one included, has its content at an upstream block.
