@@ -168,9 +168,15 @@ def _assert_log_in_place(mount: Mount, pid: int) -> None:
         path = mount.database.with_name(name)
         assert path.exists(), f"{name} was unlinked under the mount"
         number = path.stat().st_ino
-        opened = {
-            entry.stat().st_ino
-            for entry in Path(f"/proc/{pid}/fd").iterdir()
-            if entry.readlink().name.split(" ")[0] == name
-        }
+        opened = _files_opened_as(name, pid)
         assert opened == {number}, f"the mount has another {name} open than the one in its place"
+
+
+def _files_opened_as(name: str, pid: int) -> set[int]:
+    """The inode numbers of the files that a running process has opened by this name."""
+    numbers = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed while they are listed
+            if entry.readlink().name.split(" ")[0] == name:
+                numbers.add(entry.stat().st_ino)
+    return numbers
