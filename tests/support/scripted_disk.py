@@ -107,6 +107,10 @@ class ScriptedDisk(Disk):
         self.note("sync", self._names[fd])
         super().sync(fd)
 
+    def sync_whole(self, fd: int) -> None:
+        self.note("sync_whole", self._names[fd])
+        super().sync_whole(fd)
+
     def sync_directory(self, path: Path) -> None:
         self.note("sync_directory", path.name)
         super().sync_directory(path)

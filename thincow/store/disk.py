@@ -75,6 +75,10 @@ class Disk:
         """Make the contents (and what is needed to find them) durable: fdatasync."""
         os.fdatasync(fd)
 
+    def sync_whole(self, fd: int) -> None:
+        """Make the contents and the modification time durable: fsync."""
+        os.fsync(fd)
+
     def sync_directory(self, path: Path) -> None:
         """Make the entries of a directory durable."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

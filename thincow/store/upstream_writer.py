@@ -54,8 +54,8 @@ class UpstreamWriter:
         self.sync()
 
     def sync(self) -> None:
-        """Make everything written durable."""
-        self._disk.sync(self._fd)
+        """Make everything written durable, with the modification time: the next open compares it."""
+        self._disk.sync_whole(self._fd)
 
     def mtime_ns(self) -> int | None:
         """Return the modification time of a regular file."""
