@@ -12,9 +12,8 @@ import pytest
 
 from tests.support.engines import BLOCK, EngineStore, NewStore
 from thincow.engine.flush import Flush, FlushOrder
-from thincow.engine.flush_steps import Pause
 from thincow.engine.options import Tuning
-from thincow.errors import CommitError, FlushError, NoSpaceError, StoreFailedError, ThincowError
+from thincow.errors import FlushError, NoSpaceError
 
 CASES = 120
 CLIENT_STEPS = 60
@@ -108,32 +107,16 @@ class Case:
             assert self.store.read(name, offset, 4 * BLOCK) == expected
 
     def flush(self, order: FlushOrder, *, disturbed: bool = False) -> Flush:
-        """Go through the steps of a flush."""
-        engine = self.store.engine
-        flush = engine.flush.begin(order)
-        failure: ThincowError | None = None
-        try:
-            steps = flush.steps()
-            step = next(steps, None)
-            client_steps = CLIENT_STEPS if disturbed else 0
-            while step is not None:
-                if client_steps:
-                    client_steps -= 1
-                    self.disturb()
-                try:
-                    if step is Pause.COMMIT:
-                        engine.commit()
-                    elif not isinstance(step, Pause):
-                        step.run()
-                except (CommitError, StoreFailedError) as error:
-                    steps.throw(error)
-                step = next(steps, None)
-        except ThincowError as error:
-            failure = error
-            raise
-        finally:
-            engine.flush.end(failure)
-        return flush
+        """Flush, with a client that is at work before each of the first steps."""
+        client_steps = CLIENT_STEPS if disturbed else 0
+
+        def client() -> None:
+            nonlocal client_steps
+            if client_steps:
+                client_steps -= 1
+                self.disturb()
+
+        return self.store.engine.flush.run(order, client)
 
     def check_shown(self) -> None:
         for name, content in self.shown.items():

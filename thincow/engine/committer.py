@@ -142,8 +142,10 @@ class Committer:
             raise commit.error
         self._look_after_space()
 
-    def commit(self, *, patient: bool = True) -> None:
+    def commit(self, *, patient: bool = True, merge_log: bool = False) -> None:
         """Make everything written so far durable; `patient` as in `Commit.run`.
+
+        With `merge_log` all of it is in `metadata.db` then, unless a reader or a full disk hinders.
 
         Raises:
             CommitError: when it failed and may be tried again.
@@ -153,6 +155,12 @@ class Committer:
         if commit is not None:
             commit.run(patient=patient)
             self.finish(commit)
+        if merge_log:
+            try:
+                self._store.database.checkpoint_if_due(whole=True)
+            except StoreFailedError as error:
+                self._fail(error)
+                raise
 
     def close(self) -> None:
         """Commit, give free space back, and say in the store that it was closed properly.

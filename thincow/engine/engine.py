@@ -236,15 +236,15 @@ class Engine:
         assert self._committer is not None
         self._committer.finish(commit)
 
-    def commit(self) -> None:
-        """Make everything written so far durable.
+    def commit(self, *, merge_log: bool = False) -> None:
+        """Make everything written so far durable; `merge_log`: see `Committer.commit`.
 
         Raises:
             CommitError: when it failed and may be tried again.
             StoreFailedError: when a sync failed, now or earlier.
         """
         if self._committer is not None:
-            self._committer.commit()
+            self._committer.commit(merge_log=merge_log)
 
     def status(self) -> str:
         """Return what /flush shows, see `FlushControl.status`."""

@@ -128,6 +128,7 @@ class Flush:
         position: int | None = device.first_block
         copied = 0
         while position is not None and not self._is_over():
+            yield Pause.BETWEEN
             yield from self._settle()
             selection = self._select(device, position)
             if copied_blocks and selection.needed.any():

@@ -1,6 +1,6 @@
 """Starts flushes, one at a time, and says how they stand."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from thincow.engine.committer import Committer
 from thincow.engine.contents import Contents
@@ -86,8 +86,12 @@ class FlushControl:
         if self._running is not None:
             self._running.cancel()
 
-    def run(self, order: FlushOrder) -> None:
+    def run(self, order: FlushOrder, before_step: Callable[[], None] = lambda: None) -> Flush:
         """Flush at once, in the calling thread: for offline use.
+
+        Args:
+            order: what to flush.
+            before_step: called before each step, as requests would come in a mount.
 
         Raises:
             FlushError, CommitError, StoreFailedError: as the steps do.
@@ -98,6 +102,7 @@ class FlushControl:
             steps = flush.steps()
             step = next(steps, None)
             while step is not None:
+                before_step()
                 try:
                     if step is Pause.COMMIT:
                         assert self._tools is not None
@@ -112,3 +117,4 @@ class FlushControl:
             raise
         finally:
             self.end(failure)
+        return flush

@@ -16,6 +16,7 @@ class Pause(Enum):
 
     COMMIT = "commit everything changed so far"
     WAIT = "let requests go on for a moment"
+    BETWEEN = "no batch has begun: the process may be stopped here"
 
 
 Step = Pause | BatchWrite | PieceRead

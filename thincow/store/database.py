@@ -123,19 +123,19 @@ class Database:
         except apsw.Error as error:
             raise commit_error(error) from error
 
-    def checkpoint_if_due(self, *, soon: bool = False) -> None:
+    def checkpoint_if_due(self, *, soon: bool = False, whole: bool = False) -> None:
         """Merge a long write-ahead log, or with `soon` any; a full disk only puts it off.
 
-        By whoever commits.
+        By whoever commits. `whole`: any, and empty it, unless a reader still needs it.
 
         Raises:
             StoreFailedError: when a sync failed.
         """
-        if self._log_pages <= (0 if soon else self._checkpoint_pages):
+        if not whole and self._log_pages <= (0 if soon else self._checkpoint_pages):
             return
         try:
             self._secure_index()
-            checkpoint(self.writer)
+            checkpoint(self.writer, truncate=whole)
             self._log_pages = 0
             self._is_merge_put_off = False
         except CommitError as error:
