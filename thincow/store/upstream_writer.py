@@ -54,7 +54,7 @@ class UpstreamWriter:
         self.sync()
 
     def sync(self) -> None:
-        """Make everything written durable, with the modification time: the next open compares it."""
+        """Make everything written durable, and the modification time, which opens compare."""
         self._disk.sync_whole(self._fd)
 
     def mtime_ns(self) -> int | None:
