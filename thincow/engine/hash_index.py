@@ -135,17 +135,16 @@ def write(
     Returns:
         The number of entries in the table afterwards.
     """
-    replacing = sorted_entries(
-        {value: frozen.staged[value] for value in frozen.replacing if value in frozen.staged}
-    )
-    fresh = sorted_entries(
-        {value: ref for value, ref in frozen.staged.items() if value not in frozen.replacing}
-        if frozen.replacing
-        else frozen.staged
-    )
-    for values, references in (replacing, fresh):
+    fresh = frozen.staged
+    if frozen.replacing:
+        known = {value: fresh[value] for value in frozen.replacing if value in fresh}
+        fresh = {value: ref for value, ref in fresh.items() if value not in known}
+        values, references = sorted_entries(known)
+        # What was evicted meanwhile is counted; the others are overwritten then.
         entries += hashes_table.insert_new(db, values, references)
-    hashes_table.replace(db, *replacing)
+        hashes_table.replace(db, values, references)
+    if fresh:
+        entries += hashes_table.insert_new(db, *sorted_entries(fresh))
     if entries > capacity:
         start = xxh3_64_intdigest(generation.to_bytes(8, "little")) - _SIGN
         entries -= hashes_table.evict(db, start, entries - capacity)

@@ -4,7 +4,8 @@ A *codec* says which neighbours belong to one run and which runs take no row in 
 Arrays are one-dimensional int64; positions are indexes into them.
 """
 
-from typing import NamedTuple, Protocol
+from itertools import pairwise
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,12 @@ from thincow.block_types import ZERO
 
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+
+_FEW: Final = 4
+"""Changes of so few neighbours are worked out one by one."""
+
+_FIRST_STEP: Final = 64
+"""Values looked at first when the end of a run is searched."""
 
 
 class Rows(NamedTuple):
@@ -39,6 +46,12 @@ class RunCodec(Protocol):
     def needs_row(self, starts: Int64Array, values: Int64Array) -> BoolArray:
         """Tell for each run whether it takes a row."""
 
+    def joins(self, left: int, right: int) -> bool:
+        """Tell whether a value continues the run of the one before it."""
+
+    def is_default(self, start: int, value: int) -> bool:
+        """Tell whether a run takes no row."""
+
     def default(self, first_block: int, length: int) -> Int64Array:
         """Return the values of blocks that no row covers."""
 
@@ -56,6 +69,14 @@ class ReferenceCodec:
         """See RunCodec."""
         result: BoolArray = starts != values
         return result
+
+    def joins(self, left: int, right: int) -> bool:
+        """See RunCodec."""
+        return right - left == 1 or left == right == ZERO
+
+    def is_default(self, start: int, value: int) -> bool:
+        """See RunCodec."""
+        return start == value
 
     def default(self, first_block: int, length: int) -> Int64Array:
         """See RunCodec."""
@@ -75,6 +96,14 @@ class CountCodec:
         result: BoolArray = values != 0
         return result
 
+    def joins(self, left: int, right: int) -> bool:
+        """See RunCodec."""
+        return left == right
+
+    def is_default(self, _start: int, value: int) -> bool:
+        """See RunCodec."""
+        return value == 0
+
     def default(self, first_block: int, length: int) -> Int64Array:
         """See RunCodec."""
         return np.zeros(length, np.int64)
@@ -84,7 +113,7 @@ def split(codec: RunCodec, values: Int64Array) -> Int64Array:
     """Return the positions where runs start; the first is 0."""
     if len(values) == 1:
         return np.zeros(1, np.int64)
-    breaks = np.flatnonzero(~codec.continues(values))
+    breaks = (~codec.continues(values)).nonzero()[0]
     starts = np.empty(len(breaks) + 1, np.int64)
     starts[0] = 0
     starts[1:] = breaks
@@ -94,7 +123,13 @@ def split(codec: RunCodec, values: Int64Array) -> Int64Array:
 
 def encode(codec: RunCodec, first_block: int, values: Int64Array) -> Rows:
     """Return the rows of an array whose first value is that of `first_block`."""
-    return _rows(codec, first_block, values, split(codec, values), len(values))
+    starts = split(codec, values)
+    lengths = np.empty_like(starts)
+    np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
+    lengths[-1] = len(values) - starts[-1]
+    heads = values[starts]
+    absolute = starts + first_block
+    return _select(Rows(absolute, lengths, heads), codec.needs_row(absolute, heads))
 
 
 def row_changes(
@@ -102,25 +137,28 @@ def row_changes(
 ) -> RowChanges:
     """Return what makes the rows of `old` those of `new`, which differ only in [low, high).
 
-    Work is in proportion to the window, rows to what changed.
+    Looks only at the runs that meet or touch what changed.
     """
-    old_starts, new_starts = split(codec, old), split(codec, new)
-    begin = _common_start_before(old_starts, new_starts, low)
-    end = _common_start_after(old_starts, new_starts, high, len(old))
-    was = _clip(codec, first_block, old, old_starts, begin, end)
-    now = _clip(codec, first_block, new, new_starts, begin, end)
-    position = np.searchsorted(was.starts, now.starts)
-    kept = np.zeros(len(now.starts), np.bool_)
-    inside = np.flatnonzero(position < len(was.starts))
-    at = position[inside]
-    kept[inside] = (
-        (was.starts[at] == now.starts[inside])
-        & (was.lengths[at] == now.lengths[inside])
-        & (was.values[at] == now.values[inside])
-    )
-    removed = was.starts[~np.isin(was.starts, now.starts, assume_unique=True)]
-    fresh = ~kept
-    return RowChanges(removed, Rows(now.starts[fresh], now.lengths[fresh], now.values[fresh]))
+    begin = _run_start(codec, new, low)
+    end = _run_end(codec, new, high)
+    if high - low <= _FEW:
+        was_few = _few_rows(codec, first_block, old, (begin, low, high, end))
+        now_few = _few_rows(codec, first_block, new, (begin, low, high, end))
+        starts = {row[0] for row in now_few}
+        gone = [row[0] for row in was_few if row[0] not in starts]
+        fresh = np.array([row for row in now_few if row not in was_few], np.int64).reshape(-1, 3).T
+        return RowChanges(np.array(gone, np.int64), Rows(*fresh))
+    was = encode(codec, first_block + begin, old[begin:end])
+    now = encode(codec, first_block + begin, new[begin:end])
+    if not len(was.starts):
+        return RowChanges(was.starts, now)
+    nearest = was.starts.searchsorted(now.starts)
+    np.minimum(nearest, len(was.starts) - 1, out=nearest)
+    replaces = was.starts[nearest] == now.starts
+    is_removed = np.ones(len(was.starts), np.bool_)
+    is_removed[nearest[replaces]] = False
+    kept = replaces & (was.lengths[nearest] == now.lengths) & (was.values[nearest] == now.values)
+    return RowChanges(was.starts[is_removed], _select(now, ~kept))
 
 
 def merge_numbers(numbers: Int64Array) -> list[tuple[int, int]]:
@@ -132,51 +170,54 @@ def merge_numbers(numbers: Int64Array) -> list[tuple[int, int]]:
     return list(zip(numbers[starts].tolist(), (ends - starts).tolist(), strict=True))
 
 
-def _common_start_before(old_starts: Int64Array, new_starts: Int64Array, low: int) -> int:
-    # Before `low` both arrays are equal, so are the starts there; `low` itself may start a run in
-    # one of them only.
-    at = int(np.searchsorted(old_starts, low))
-    also = int(np.searchsorted(new_starts, low))
-    both = (
-        at < len(old_starts)
-        and also < len(new_starts)
-        and old_starts[at] == low
-        and new_starts[also] == low
-    )
-    return low if both else int(old_starts[at - 1])
+def _run_start(codec: RunCodec, values: Int64Array, position: int) -> int:
+    """Return where the run starts that the value before `position` belongs to; 0 at the begin."""
+    end, step = position, _FIRST_STEP
+    while end > 1:
+        start = max(0, end - step)
+        breaks = (~codec.continues(values[start:end])).nonzero()[0]
+        if len(breaks):
+            return start + int(breaks[-1]) + 1
+        end, step = start + 1, step * 8
+    return 0
 
 
-def _common_start_after(
-    old_starts: Int64Array, new_starts: Int64Array, high: int, size: int
-) -> int:
-    # A start after `high` depends on two values that are equal in both arrays.
-    at = int(np.searchsorted(old_starts, high))
-    also = int(np.searchsorted(new_starts, high))
-    old_here = at < len(old_starts) and int(old_starts[at]) == high
-    new_here = also < len(new_starts) and int(new_starts[also]) == high
-    if old_here and new_here:
-        return high
-    after = at + 1 if old_here else at
-    return int(old_starts[after]) if after < len(old_starts) else size
+def _run_end(codec: RunCodec, values: Int64Array, position: int) -> int:
+    """Return where the run ends that the value at `position` belongs to."""
+    start, step = position, _FIRST_STEP
+    while start < len(values) - 1:
+        breaks = (~codec.continues(values[start : start + step])).nonzero()[0]
+        if len(breaks):
+            return start + int(breaks[0]) + 1
+        start, step = start + step - 1, step * 8
+    return len(values)
 
 
-def _clip(
-    codec: RunCodec,
-    first_block: int,
-    values: Int64Array,
-    starts: Int64Array,
-    begin: int,
-    end: int,
-) -> Rows:
-    low, high = np.searchsorted(starts, (begin, end))
-    return _rows(codec, first_block, values, starts[low:high], end)
+def _few_rows(
+    codec: RunCodec, first_block: int, values: Int64Array, span: tuple[int, int, int, int]
+) -> list[tuple[int, int, int]]:
+    """Return the rows of a span (begin, low, high, end) with runs that start only in [low, high].
+
+    Arrays would cost more than that few values are worth.
+    """
+    begin, low, high, end = span
+    first = max(low - 1, begin)
+    cells = values[first : min(high + 1, end)].tolist()
+    starts = [begin]
+    starts += [
+        first + at + 1
+        for at, (left, right) in enumerate(pairwise(cells))
+        if not codec.joins(left, right)
+    ]
+    rows = []
+    for start, stop in zip(starts, [*starts[1:], end], strict=True):
+        value = int(values[start])
+        if not codec.is_default(first_block + start, value):
+            rows.append((first_block + start, stop - start, value))
+    return rows
 
 
-def _rows(
-    codec: RunCodec, first_block: int, values: Int64Array, starts: Int64Array, end: int
-) -> Rows:
-    lengths = np.diff(starts, append=end)
-    heads = values[starts]
-    absolute = starts + first_block
-    wanted = codec.needs_row(absolute, heads)
-    return Rows(absolute[wanted], lengths[wanted], heads[wanted])
+def _select(rows: Rows, wanted: BoolArray) -> Rows:
+    if np.count_nonzero(wanted) == len(wanted):
+        return rows
+    return Rows(rows.starts[wanted], rows.lengths[wanted], rows.values[wanted])

@@ -8,11 +8,15 @@ import apsw
 import numpy as np
 import numpy.typing as npt
 
+from thincow.block_types import COW_BASE, ZERO
 from thincow.errors import CorruptStoreError
 
 Int64Array = npt.NDArray[np.int64]
 
-_ROWS_A_STATEMENT: Final = (500, 25, 1)
+_ROWS_A_STATEMENT: Final = (500, 25, 3, 1)
+
+_FEW_ROWS: Final = 8
+"""Up to here arrays cost more than loops."""
 
 
 def fetch_rows(
@@ -64,7 +68,7 @@ def insert_rows(
 ) -> None:
     """Run `head` (up to and including VALUES) for rows given as one flat sequence of integers.
 
-    `tail` follows the rows. Only three statements per table are ever made, so that the statement
+    `tail` follows the rows. Only few statements per table are ever made, so that the statement
     cache keeps them.
     """
     start = 0
@@ -77,6 +81,25 @@ def insert_rows(
         while len(values) - start >= width:
             db.execute(statement, values[start : start + width])
             start += width
+
+
+def flatten(*columns: Int64Array) -> list[int]:
+    """Return the values of columns of equal length row by row."""
+    if len(columns[0]) <= _FEW_ROWS:
+        return list(chain.from_iterable(zip(*(column.tolist() for column in columns), strict=True)))
+    rows = np.empty((len(columns[0]), len(columns)), np.int64)
+    for index, column in enumerate(columns):
+        rows[:, index] = column
+    flat: list[int] = rows.ravel().tolist()
+    return flat
+
+
+def split_references(references: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Return the columns `kind` and `target` of references."""
+    kinds = (references >= COW_BASE).view(np.int8) + 2 * (references == ZERO).view(np.int8)
+    targets = references & (COW_BASE - 1)
+    targets[references == ZERO] = 0
+    return kinds.astype(np.int64), targets
 
 
 def delete_keys(db: apsw.Connection, statement: str, keys: Int64Array) -> None:

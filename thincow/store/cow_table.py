@@ -5,7 +5,6 @@ without a row is free.
 """
 
 import apsw
-import numpy as np
 
 from thincow.errors import CorruptStoreError
 from thincow.store.bulk import (
@@ -14,6 +13,7 @@ from thincow.store.bulk import (
     delete_keys,
     fetch_integers,
     fetch_row,
+    flatten,
     insert_rows,
 )
 
@@ -50,11 +50,10 @@ def apply_changes(
 ) -> None:
     """Delete the rows with keys `removed` and insert or replace one row a run of equal counts."""
     delete_keys(db, "DELETE FROM cow WHERE first_block IN carray(?)", removed)
-    rows = np.column_stack((starts, lengths, counts))
     insert_rows(
         db,
         "INSERT OR REPLACE INTO cow(first_block, length, refs) VALUES ",
-        rows.ravel().tolist(),
+        flatten(starts, lengths, counts),
         3,
     )
 

@@ -8,7 +8,15 @@ import numpy as np
 
 from thincow.block_types import COW_BASE, ZERO, Kind, pack
 from thincow.errors import CorruptStoreError
-from thincow.store.bulk import Int64Array, delete_keys, fetch_integers, fetch_row, insert_rows
+from thincow.store.bulk import (
+    Int64Array,
+    delete_keys,
+    fetch_integers,
+    fetch_row,
+    flatten,
+    insert_rows,
+    split_references,
+)
 
 
 def load_window(db: apsw.Connection, first_block: int, values: Int64Array) -> None:
@@ -56,17 +64,10 @@ def apply_changes(
     delete_keys(db, "DELETE FROM extents WHERE first_block IN carray(?)", removed)
     if not len(starts):
         return
-    rows = np.empty((len(starts), 4), np.int64)
-    rows[:, 0] = starts
-    rows[:, 1] = lengths
-    cow = references >= COW_BASE
-    zero = references == ZERO
-    rows[:, 2] = np.where(zero, Kind.ZERO.value, np.where(cow, Kind.COW.value, 0))
-    rows[:, 3] = np.where(zero, 0, np.where(cow, references - COW_BASE, references))
     insert_rows(
         db,
         "INSERT OR REPLACE INTO extents(first_block, length, kind, target) VALUES ",
-        rows.ravel().tolist(),
+        flatten(starts, lengths, *split_references(references)),
         4,
     )
 

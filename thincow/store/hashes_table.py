@@ -4,7 +4,14 @@ import apsw
 import numpy as np
 
 from thincow.block_types import COW_BASE, ZERO, Kind
-from thincow.store.bulk import Int64Array, fetch_integers, fetch_row, insert_rows
+from thincow.store.bulk import (
+    Int64Array,
+    fetch_integers,
+    fetch_row,
+    flatten,
+    insert_rows,
+    split_references,
+)
 
 _LARGEST = (1 << 63) - 1
 
@@ -44,9 +51,11 @@ def insert_new(db: apsw.Connection, values: Int64Array, references: Int64Array) 
     before = db.total_changes()
     _insert(db, "INSERT OR IGNORE", values, references)
     inserted = db.total_changes() - before
+    if inserted == len(values):
+        return inserted
     upstream = references < COW_BASE
-    if inserted < len(values) and upstream.any():
-        rows = _rows(values[upstream], references[upstream])
+    if upstream.any():
+        rows = flatten(values[upstream], *split_references(references[upstream]))
         insert_rows(
             db,
             "INSERT INTO hashes(hash, kind, target) VALUES ",
@@ -105,14 +114,4 @@ def count(db: apsw.Connection) -> int:
 
 def _insert(db: apsw.Connection, verb: str, values: Int64Array, references: Int64Array) -> None:
     head = f"{verb} INTO hashes(hash, kind, target) VALUES "
-    insert_rows(db, head, _rows(values, references), 3)
-
-
-def _rows(values: Int64Array, references: Int64Array) -> list[int]:
-    rows = np.empty((len(values), 3), np.int64)
-    cow = references >= COW_BASE
-    rows[:, 0] = values
-    rows[:, 1] = cow
-    rows[:, 2] = np.where(cow, references - COW_BASE, references)
-    flat: list[int] = rows.ravel().tolist()
-    return flat
+    insert_rows(db, head, flatten(values, *split_references(references)), 3)
