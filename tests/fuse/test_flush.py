@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,33 @@ def test_blocks_that_cannot_be_written_stay_mapped(mount: Mount, tmp_path: Path)
         disk.fail()
         assert command(mount, "full\n") == 0
         assert (backing / "disk").read_bytes() == new
+        mount.umount()
+
+
+def test_another_handle_watches_and_cancels(mount: Mount, tmp_path: Path) -> None:
+    for name in ("backing", "faulty"):
+        (tmp_path / name).mkdir()
+    size = 70 << 20  # more than a batch
+    new = os.urandom(size)
+    with (tmp_path / "backing/disk").open("wb") as file:
+        file.truncate(size)
+    with faulty_disk(tmp_path / "backing", tmp_path / "faulty") as disk:
+        mount.add("disk", b"").unlink()
+        (mount.upstream / "disk").symlink_to(disk.path("disk"))
+        mount.start()
+        write(mount, "disk", new)
+        disk.fail("hold")
+        with ThreadPoolExecutor(1) as pool:
+            flush = pool.submit(command, mount, "full\n")
+            while not state(mount).startswith("flushing"):
+                pass
+            assert command(mount, "full\n") == errno.EBUSY
+            assert command(mount, "cancel\n") == 0
+            assert state(mount).startswith("flushing")
+            disk.fail()
+            assert flush.result() == 0
+        assert state(mount) == "ready"
+        assert (mount.devs / "disk").read_bytes() == new
         mount.umount()
 
 

@@ -24,7 +24,10 @@ class FaultyDisk:
         return self._mountpoint / name
 
     def fail(self, *kinds: str) -> None:
-        """Let requests of these kinds (`read`, `write`, `fsync`) fail from now on, others not."""
+        """Let requests of these kinds (`read`, `write`, `fsync`) fail from now on, others not.
+
+        `hold` lets writes wait until the next call.
+        """
         # Replaced, not rewritten: the server must not see half of it.
         new = self._control.with_suffix(".new")
         new.write_text(" ".join(kinds), "ascii")

@@ -3,7 +3,8 @@
 Runs as its own process: python tests/support/faulty_fuse.py BACKING MOUNTPOINT [options]. Reads
 that touch a bad block (every Nth block of every file) answer EIO. The control file, read again at
 every request, makes whole kinds of requests fail while it names them: the words `read`, `write`
-and `fsync`. Ends and unmounts on SIGTERM, SIGINT or when its parent ends.
+and `fsync`; `hold` lets writes wait for as long as it is there. Ends and unmounts on SIGTERM,
+SIGINT or when its parent ends.
 
 Files are served with direct I/O: the kernel's own read-ahead would otherwise widen one bad block
 to a whole folio. (A loop device on top reads ahead too: see `loop_devices`.)
@@ -78,6 +79,8 @@ class FaultyOperations(pyfuse3.Operations):
         return os.pread(self._fds[fh - 2], size, off)
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
+        while "hold" in self._words():
+            await trio.sleep(0.01)
         self._fail_if_told("write")
         return os.pwrite(self._fds[fh - 2], buf, off)
 
@@ -98,14 +101,16 @@ class FaultyOperations(pyfuse3.Operations):
         return self._attributes(inode)
 
     def _fail_if_told(self, kind: str) -> None:
-        if self._control is None:
-            return
-        try:
-            failing = self._control.read_text("ascii").split()
-        except FileNotFoundError:
-            return
-        if kind in failing:
+        if kind in self._words():
             raise pyfuse3.FUSEError(errno.EIO)
+
+    def _words(self) -> list[str]:
+        if self._control is None:
+            return []
+        try:
+            return self._control.read_text("ascii").split()
+        except FileNotFoundError:
+            return []
 
     def _touches_bad_block(self, offset: int, size: int) -> bool:
         first = offset // self._block_size - self._first_bad_block

@@ -19,6 +19,7 @@ from thincow.engine.device import Device
 _ENTRY_TIMEOUT_S: Final = 3600
 _ATTRIBUTE_TIMEOUT_S: Final = 1
 _SECTOR: Final = 512
+_FIRST_ALIAS: Final = 1 << 40
 
 
 class ControlKind(Enum):
@@ -66,7 +67,7 @@ class Node:
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = self.inode
         entry.generation = 0
-        entry.entry_timeout = _ENTRY_TIMEOUT_S
+        entry.entry_timeout = 0 if self.control is ControlKind.FLUSH else _ENTRY_TIMEOUT_S
         entry.attr_timeout = _ATTRIBUTE_TIMEOUT_S
         entry.st_mode = self.mode
         entry.st_nlink = 2 if self.is_directory else 1
@@ -83,10 +84,15 @@ class Node:
 
 
 class InodeTree:
-    """All nodes of a mount, by inode number."""
+    """All nodes of a mount, by inode number.
+
+    `/flush` has another number each time it is looked up: the kernel lets one write of a file go on
+    at a time, so a command that runs until the flush has ended would keep `cancel` waiting.
+    """
 
     def __init__(self, devices: tuple[Device, ...], *, read_only: bool) -> None:
         self._nodes: dict[int, Node] = {}
+        self._last_alias = _FIRST_ALIAS
         root = self._add_directory(None, "")
         assert root.inode == pyfuse3.ROOT_INODE
         shelf = self._add_directory(root, "devs")
@@ -97,10 +103,22 @@ class InodeTree:
         debug = self._add_directory(root, "debug")
         for kind in _DEBUG_FILES:
             self._add_control(debug, kind, 0o444)
-        self._add_control(root, ControlKind.FLUSH, 0o400 if read_only else 0o600)
+        permissions = 0o400 if read_only else 0o600
+        self._flush = self._add_control(root, ControlKind.FLUSH, permissions)
 
     def __getitem__(self, inode: int) -> Node:
-        return self._nodes[inode]
+        return self._flush if inode > _FIRST_ALIAS else self._nodes[inode]
+
+    def find(self, directory: int, name: bytes) -> pyfuse3.EntryAttributes | None:
+        """Return the attributes of what has a name in a directory; None when nothing has."""
+        node = self._nodes[directory].children.get(name)
+        if node is None:
+            return None
+        attributes = node.attributes()
+        if node is self._flush:
+            self._last_alias += 1
+            attributes.st_ino = self._last_alias
+        return attributes
 
     @property
     def total_bytes(self) -> int:
@@ -140,6 +158,8 @@ class InodeTree:
         )
         self._add(parent, device.name, node)
 
-    def _add_control(self, parent: Node, kind: ControlKind, permissions: int) -> None:
+    def _add_control(self, parent: Node, kind: ControlKind, permissions: int) -> Node:
         mode = stat.S_IFREG | permissions
-        self._add(parent, kind.value, Node(self._next_inode(), mode, time.time_ns(), control=kind))
+        return self._add(
+            parent, kind.value, Node(self._next_inode(), mode, time.time_ns(), control=kind)
+        )

@@ -96,10 +96,10 @@ class ThincowOperations(pyfuse3.Operations):
             return self._tree[parent_inode].attributes()
         if name == b"..":
             return self._tree.parent(parent_inode).attributes()
-        node = self._tree[parent_inode].children.get(name)
-        if node is None:
+        found = self._tree.find(parent_inode, name)
+        if found is None:
             raise pyfuse3.FUSEError(errno.ENOENT)
-        return node.attributes()
+        return found
 
     @_answers
     async def getattr(self, inode: int, _ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
