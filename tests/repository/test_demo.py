@@ -59,8 +59,13 @@ def test_demo_refuses_what_is_no_file(environment: dict[str, str], tmp_path: Pat
 
 
 def test_demo_interrupted_leaves_nothing_behind(environment: dict[str, str]) -> None:
+    # Whoever runs tests in the background may ignore SIGINT, and a shell cannot undo that.
     demo = subprocess.Popen(
-        [DEMO], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ["env", "--default-signal=INT", DEMO],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert demo.stdout is not None
     with demo.stdout:
