@@ -1,0 +1,108 @@
+"""The command line of `tools/bench`."""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tools.benchmarks import profiling, report
+from tools.benchmarks.clients import run
+from tools.benchmarks.groups import GROUPS
+from tools.benchmarks.lab import QUICK, Lab, Sizes, memory_filesystem
+from tools.benchmarks.run import UnknownLineError, chosen_lines, run_groups
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(description: str) -> int:
+    """Parse the command line and do what it says."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    _add_common(parser, _table)
+    parser.add_argument("--peers", action="store_true", help="measure (install) a qcow2 overlay")
+    parser.add_argument("--only", nargs="+", default=[], metavar="LINE", help="may hold * and ?")
+    parser.add_argument("--list", action="store_true", help="list the lines and end")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there too")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    command = commands.add_parser("profile", help="where the time of requests goes")
+    _add_common(command, _profile)
+    command.add_argument("--seconds", type=float, default=10, help="for each kind (default 10)")
+    arguments = parser.parse_args()
+    chosen: Command = arguments.run
+    try:
+        return chosen(arguments)
+    except UnknownLineError as error:
+        parser.error(str(error))
+
+
+def _add_common(parser: argparse.ArgumentParser, command: Command) -> None:
+    parser.set_defaults(run=command)
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, only to see that it works"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--dir", type=Path, help="where to work (default: the temporary directory)")
+    place.add_argument(
+        "--memory",
+        action="store_true",
+        help="work on an ext4 in memory (root): leaves out the disk",
+    )
+
+
+@contextmanager
+def _lab(arguments: argparse.Namespace) -> Iterator[Lab]:
+    """Make the place where everything happens, and remove it."""
+    with ExitStack() as stack:
+        place = arguments.dir
+        if arguments.memory:
+            place = stack.enter_context(memory_filesystem())
+        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="thincow-bench.", dir=place))
+        yield Lab(Path(name), QUICK if arguments.quick else Sizes())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    lines = chosen_lines(GROUPS, arguments.only)
+    if arguments.list:
+        for line in lines:
+            print(f"{line.key:32} {line.title}")
+        return 0
+    if arguments.peers:
+        _install_peers()
+    with _lab(arguments) as lab:
+        lab.peers = arguments.peers
+        machine = lab.machine()
+        lab.touch_memory()
+        results = list(run_groups(lab, GROUPS, lines, _say))
+    if arguments.json:
+        print(json.dumps(report.to_json(machine, results, lab.notes), indent=1))
+    else:
+        report.print_table(machine, results, lab.notes)
+    if arguments.markdown:
+        arguments.markdown.write_text(report.markdown(results))
+    return 0
+
+
+def _install_peers() -> None:
+    run("apt-get", "install", "-y", "--no-install-recommends", "qemu-system-common", "qemu-utils")
+
+
+def _profile(arguments: argparse.Namespace) -> int:
+    with _lab(arguments) as lab:
+        machine = lab.machine()
+        lab.touch_memory()
+        seconds = 1.0 if arguments.quick else arguments.seconds
+        profiles = list(profiling.profile(lab, seconds, _say))
+    if arguments.json:
+        print(json.dumps({"machine": machine, "profiles": profiling.to_json(profiles)}, indent=1))
+    else:
+        print(profiling.markdown(profiles), end="")
+    return 0

@@ -1,0 +1,160 @@
+"""What is measured: a mount, and the servers and files it is held against."""
+
+import os
+import select
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.benchmarks.clients import run
+from tools.benchmarks.lab import Lab, Usage
+
+ROOT = Path(__file__).resolve().parents[2]
+_TICKS = os.sysconf("SC_CLK_TCK")
+_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A file that clients work on, and the process behind it, if any."""
+
+    name: str
+    path: Path
+    pid: int | None = None
+    store: Path | None = None
+
+    def cpu_s(self) -> float:
+        """Return the processor time that the process has taken so far."""
+        if self.pid is None:
+            return 0.0
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def peak_rss_mib(self) -> float:
+        """Return the most memory that the process ever had."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+        raise RuntimeError(f"process {self.pid} has no memory")
+
+
+@contextmanager
+def plain(lab: Lab) -> Iterator[Subject]:
+    """Yield a new file of the size of a device, without contents, on the store's filesystem."""
+    place = lab.new_directory("plain")
+    path = place / "disk"
+    path.touch()
+    os.truncate(path, lab.sizes.device_bytes)
+    yield Subject("plain", path)
+    lab.remove(place)
+
+
+def thincow(*arguments: str | Path) -> str:
+    """Run a command of thincow."""
+    return run(sys.executable, "-m", "thincow", *arguments)
+
+
+@contextmanager
+def mounted(
+    lab: Lab,
+    *options: str,
+    block_size: int = 4096,
+    upstream: Path | None = None,
+    store: Path | None = None,
+) -> Iterator[Subject]:
+    """Mount a fresh store, or one that exists, and yield its first device."""
+    upstream = upstream or lab.upstream
+    (name,) = [path.name for path in upstream.iterdir()]
+    point = lab.new_directory("mnt")
+    data = store or lab.new_directory("store")
+    places = ("--upstream", upstream, "--data-dir", data)
+    thincow("mount", *options, *places, "--block-size", str(block_size), point)
+    try:
+        pid = int((point / "debug" / "pid.txt").read_text())
+        subject = Subject(f"thincow {block_size}", point / "devs" / name, pid, data)
+        yield subject
+        lab.usages.append(Usage(block_size, not options, subject.peak_rss_mib()))
+    finally:
+        thincow("umount", point)
+    if store is None:
+        lab.remove(data, point)
+
+
+@contextmanager
+def null(lab: Lab, *, direct_io: bool = False) -> Iterator[Subject]:
+    """Mount the server that does nothing."""
+    point = lab.new_directory("null")
+    command = [sys.executable, "-m", "tools.benchmarks.null_server", str(point)]
+    command.append(str(lab.sizes.device_bytes))
+    if direct_io:
+        command.append("--direct-io")
+    with _server(command, point) as server:
+        yield Subject("null", point / "devs" / "disk", server.pid)
+
+
+@contextmanager
+def _server(command: Sequence[str], point: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Run a server that says something when it is ready and ends when it is unmounted."""
+    server = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert server.stdout is not None
+    try:
+        select.select([server.stdout], [], [], _TIMEOUT_S)
+        if "ready" not in server.stdout.readline():
+            raise RuntimeError(f"{command} did not start")
+        yield server
+    finally:
+        if os.path.ismount(point):
+            run("umount", point)
+        else:
+            server.terminate()
+        server.wait(_TIMEOUT_S)
+        server.stdout.close()
+
+
+@contextmanager
+def qcow2(lab: Lab) -> Iterator[Subject]:
+    """Export a qcow2 overlay of the same upstream through FUSE, as its makers mean it to be."""
+    place = lab.new_directory("qcow2")
+    overlay, export = place / "overlay", place / "export"
+    backing = lab.upstream / "disk"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", backing, "-F", "raw", overlay)
+    export.touch()
+    command = [
+        "qemu-storage-daemon",
+        "--blockdev",
+        f"driver=file,node-name=file,filename={overlay}",
+        "--blockdev",
+        "driver=qcow2,node-name=disk,file=file",
+        "--export",
+        f"type=fuse,id=disk,node-name=disk,mountpoint={export},writable=on",
+        "--daemonize",
+        "--pidfile",
+        str(place / "pid"),
+    ]
+    run(*command)
+    pid = int((place / "pid").read_text())
+    try:
+        yield Subject("qcow2", export, pid)
+    finally:
+        run("umount", export)
+        process = os.pidfd_open(pid)
+        subprocess.run(["kill", str(pid)], check=True)
+        select.select([process], [], [], _TIMEOUT_S)
+        os.close(process)
+    lab.remove(place)
+
+
+def peers(lab: Lab) -> list[Callable[[Lab], AbstractContextManager[Subject]]]:
+    """Return the peers that are measured too."""
+    tools = ("qemu-storage-daemon", "qemu-img")
+    return [qcow2] if lab.peers and all(map(shutil.which, tools)) else []
