@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from thincow.engine import free_runs
 from thincow.engine.free_runs import FreeRuns
 
 SIZE = 60
@@ -23,6 +24,13 @@ def numbers_of(runs: list[tuple[int, int]]) -> list[int]:
     return [start + index for start, length in runs for index in range(length)]
 
 
+@pytest.fixture(params=[(4096, 64), (3, 2)], ids=["roomy", "tiny"], autouse=True)
+def limits(request, monkeypatch):
+    recent, many = request.param
+    monkeypatch.setattr(free_runs, "_MAX_RECENT", recent)
+    monkeypatch.setattr(free_runs, "_MANY", many)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_free_runs_are_a_set(seed):
     print(f"seed {seed}")
@@ -31,10 +39,15 @@ def test_free_runs_are_a_set(seed):
     for _ in range(400):
         start, length = choose.randrange(SIZE), choose.randint(1, 8)
         wanted = set(range(start, start + length))
-        action = choose.choice(("add", "add", "take", "remove", "overlap", "last"))
+        action = choose.choice(("add", "add", "all", "take", "remove", "overlap", "last"))
         if action == "add" and not wanted & model:
             free.add(start, length)
             model |= wanted
+        elif action == "all":
+            absent = runs_of(set(choose.sample(range(SIZE), 20)) - model)
+            choose.shuffle(absent)
+            free.add_all(absent)
+            model |= set(numbers_of(absent))
         elif action == "take":
             taken = numbers_of(free.take(length))
             assert taken == sorted(model)[:length]
@@ -49,9 +62,11 @@ def test_free_runs_are_a_set(seed):
             expected = runs_of(model)[-1] if model else None
             assert free.last_run_before(end) == expected
             assert free.last_run_before(end + 1) is None
-        assert list(free) == runs_of(model)
+        if choose.random() < 0.5:  # else what is recent stays apart
+            assert list(free) == runs_of(model)
+            assert free.lowest(3) == runs_of(model)[:3]
+            assert len(free) == len(runs_of(model))
         assert free.blocks == len(model)
-        assert len(free) == len(runs_of(model))
 
 
 @pytest.mark.parametrize(("start", "length"), [(4, 1), (2, 3), (5, 5), (0, 20)])

@@ -54,11 +54,14 @@ class CowCounts:
 
     def add(self, blocks: CowBlocks) -> None:
         """Count one reference more for each block (an entry of an array each time it occurs)."""
+        if isinstance(blocks, tuple) and blocks[1] == 1:
+            window, low = self._at(blocks[0])
+            self._windows.change(window, low, low + 1)
+            window.cells[low] += 1
+            return
         for window, low, high, positions in self._by_window(blocks):
             self._windows.change(window, low, high)
-            if high - low == 1:
-                window.cells[low] += 1 if positions is None else len(positions)
-            elif positions is None:
+            if positions is None:
                 window.values[low:high] += 1
             else:
                 np.add.at(window.values, positions, 1)
@@ -72,17 +75,12 @@ class CowCounts:
         Raises:
             CorruptStoreError: when the store counted less references than there are.
         """
+        if isinstance(blocks, tuple) and blocks[1] == 1:
+            return self._drop_one(blocks)
         fresh: list[Run] = []
         known: list[Run] = []
         for window, low, high, positions in self._by_window(blocks):
             self._windows.change(window, low, high)
-            if high - low == 1 and positions is None:
-                window.cells[low] -= 1
-                if window.cells[low] == 0:
-                    _sort_freed(window, np.array([low]), fresh, known)
-                if window.cells[low] < 0:
-                    raise _wrong_counts()
-                continue
             if positions is None:
                 window.values[low:high] -= 1
                 touched = np.arange(low, high)
@@ -97,8 +95,27 @@ class CowCounts:
 
     def preload(self, blocks: CowBlocks) -> None:
         """Load the windows of blocks, so that changing their counts cannot fail."""
+        if isinstance(blocks, tuple):
+            self._windows.preload(*blocks)
+            return
         for _ in self._by_window(blocks):
             pass
+
+    def _at(self, block: int) -> tuple[Window, int]:
+        counts = self._windows
+        return counts.get(block >> counts.shift), block & counts.mask
+
+    def _drop_one(self, run: Run) -> tuple[list[Run], list[Run]]:
+        window, low = self._at(run[0])
+        self._windows.change(window, low, low + 1)
+        left = window.cells[low] - 1
+        if left < 0:
+            raise _wrong_counts()
+        window.cells[low] = left
+        if left:
+            return [], []
+        assert window.base is not None
+        return ([], [run]) if window.base[low] else ([run], [])
 
     def _by_window(self, blocks: CowBlocks) -> Iterator[tuple[Window, int, int, Int64Array | None]]:
         """Go through blocks by window: it, the range of positions, and the positions if not all."""

@@ -12,7 +12,6 @@ Invariants:
 """
 
 from collections.abc import Iterable
-from itertools import islice
 
 from thincow.engine.cow_counts import CowBlocks, CowCounts
 from thincow.engine.free_runs import FreeRuns, Run
@@ -156,14 +155,21 @@ class CowStore:
     def settle(self, frozen: list[FrozenWindow], freed: list[Run]) -> None:
         """Make the blocks freed in an epoch reusable: it is durable."""
         self.counts.settle(frozen)
-        for start, length in freed:
+        reusable = freed
+        if self.scan_range is not None:
             # What the scan for free blocks has not reached yet is left for it to find.
-            end = start + length
-            if start < self._scanned_to:
-                self._make_reusable(start, min(end, self._scanned_to) - start)
-            if end > self._scan_end:
-                begin = max(start, self._scan_end, self._scanned_to)
-                self._make_reusable(begin, end - begin)
+            outside = ((0, self._scanned_to), (self._scan_end, self.end_block))
+            clipped = [
+                (max(start, low), min(start + length, high))
+                for start, length in freed
+                for low, high in outside
+            ]
+            reusable = [(start, end - start) for start, end in clipped if start < end]
+        if not self._pins:
+            self._holding.add_all(reusable)
+            return
+        for start, length in reusable:
+            self._make_reusable(start, length)
 
     def merge_back(self, frozen: list[FrozenWindow], freed: list[Run]) -> None:
         """Take back an epoch whose commit failed."""
@@ -205,7 +211,8 @@ class CowStore:
             OSError: when the filesystem fails; the blocks stay reusable.
         """
         grain = max(1, _PUNCH_GRAIN_BYTES // self.block_size)
-        for start, length in list(islice(self._holding, max_runs)):
+        runs = self._holding.lowest(len(self._holding) if max_runs is None else max_runs)
+        for start, length in runs:
             begin = start - start % grain
             end = -(-(start + length) // grain) * grain
             if not self._is_reusable(begin, grain):
@@ -214,8 +221,7 @@ class CowStore:
                 end -= grain
             if end > begin:
                 self.file.punch(begin * self.block_size, (end - begin) * self.block_size)
-            self._holding.remove(start, length)
-            self._empty.add(start, length)
+        self._empty.add_all(self._holding.take(sum(length for _, length in runs)))
         self._cut_tail()
 
     def _cut_tail(self) -> None:
