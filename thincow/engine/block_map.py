@@ -4,6 +4,7 @@ Changes reference counts together with the map, new references before old ones a
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +91,15 @@ class BlockMap:
                 window.values[low:high] = np.arange(change.reference, change.reference + high - low)
         for change in changes:
             cow.drop_references(change.dropped)
+
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """Leave the changes made meanwhile out of `watched`."""
+        watched, self.watched = self.watched, None
+        try:
+            yield
+        finally:
+            self.watched = watched
 
     def changed_windows(self) -> list[tuple[int, Int64Array, Int64Array]]:
         """Return (first block, committed values, values) of windows changed in this epoch."""

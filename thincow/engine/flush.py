@@ -27,7 +27,7 @@ from thincow.engine.flush_copy import copy_needed
 from thincow.engine.flush_selection import FlushSelector, Selection
 from thincow.engine.flush_steps import FlushTools, Pause, Step
 from thincow.engine.flush_write import BatchWrite
-from thincow.engine.free_runs import FreeRuns
+from thincow.engine.free_runs import FreeRuns, Run
 from thincow.engine.runs import merge_numbers
 from thincow.engine.upstream_state import row_after_write
 from thincow.errors import FlushError
@@ -63,6 +63,9 @@ class Flush:
         self._writers: dict[int, UpstreamWriter] = {}
         self._batch_blocks = max(1, order.batch_bytes // tools.source.block_size)
         self._skipped = FreeRuns()
+        self._changed = FreeRuns()
+        """Blocks that clients changed in this pass. They wait for the next one: only blocks that
+        were dirty when it began have lost their hash entries."""
         self._errors: dict[int, str] = {}
         self._sampled: set[int] = set()
         self._drops_hashes = True
@@ -86,13 +89,17 @@ class Flush:
             FlushError: when blocks could not be written, or space for cycles is missing.
             CommitError, StoreFailedError: when a commit failed.
         """
-        yield Pause.COMMIT
-        reader = self._tools.reader
-        self.total = extents_table.count_blocks(reader)
-        self._sampled = set(devices_table.load_fingerprints(reader))
+        hashes = self._tools.parts.hashes
+        hashes.learns_upstream = False
         try:
+            yield Pause.COMMIT
+            reader = self._tools.reader
+            self.total = extents_table.count_blocks(reader)
+            self._sampled = set(devices_table.load_fingerprints(reader))
             yield from self._passes()
         finally:
+            hashes.learns_upstream = True
+            self._map.watched = None
             for writer in self._writers.values():
                 writer.close()
         if self._errors:
@@ -104,6 +111,7 @@ class Flush:
             before = self.done
             self._saw_needed = False
             self._drops_hashes = True
+            self._changed, self._map.watched = FreeRuns(), []
             copied = 0
             for device in self._devices:
                 copied += yield from self._sweep(device, copied_blocks)
@@ -114,6 +122,8 @@ class Flush:
                 return
             if self._order.copies and not copied_blocks and progress * _FEW < left:
                 copied_blocks = self._batch_blocks
+            elif not progress and not copied and not self._saw_needed and not self._changed:
+                return
             elif not progress and not copied and self._saw_needed:
                 if self._order.copies and not self._is_over():
                     raise FlushError(
@@ -149,7 +159,19 @@ class Flush:
         return copied
 
     def _select(self, device: Device, position: int) -> Selection:
-        return self._selector.select(device, position, self._batch_blocks, self._skipped)
+        self._note_changes()
+        return self._selector.select(
+            device, position, self._batch_blocks, self._skipped, self._changed
+        )
+
+    def _note_changes(self) -> list[Run]:
+        """Take the runs of blocks that clients changed since this was asked last."""
+        assert self._map.watched is not None
+        runs, self._map.watched = self._map.watched, []
+        for run in runs:
+            self._changed.remove(*run)
+            self._changed.add(*run)
+        return runs
 
     def _settle(self) -> Generator[Step, None, None]:
         """Commit, and wait until no other commit is under way."""
@@ -163,25 +185,21 @@ class Flush:
         runs = merge_numbers(batch.addresses)
         stored = batch.references[batch.references >= COW_BASE] - COW_BASE
         pinned = merge_numbers(np.unique(stored))
-        first, end = runs[0][0], sum(runs[-1])
         parts.upstream.reserve(runs)
         for run in pinned:
             parts.cow.pin(*run)
-        self._map.watched = []
         try:
             while any(contents.is_being_read(*run) for run in runs):
                 yield Pause.WAIT
             writer = self._writer(device)
             parts.upstream.mark(runs, drop_hashes=self._drops_hashes)
             self._drops_hashes = False
-            parts.hashes.drop_upstream(first, end)
             yield from self._settle()
             work = BatchWrite(device, batch.addresses, batch.references, self._tools.source, writer)
             yield work
             self._take(device, work)
             yield from self._settle()
         finally:
-            self._map.watched = None
             for run in pinned:
                 parts.cow.unpin(*run)
             parts.upstream.release(runs)
@@ -189,16 +207,15 @@ class Flush:
     def _take(self, device: Device, work: BatchWrite) -> None:
         """Change the map by what was written."""
         parts = self._tools.parts
-        assert self._map.watched is not None
         is_good = np.array([int(a) not in work.bad for a in work.addresses], np.bool_)
         written = work.addresses[is_good]
         is_touched = np.zeros(len(written), np.bool_)
-        for start, length in self._map.watched:
+        for start, length in self._note_changes():
             low, high = np.searchsorted(written, (start, start + length))
             is_touched[low:high] = True
-        self._map.watched = []
-        for start, length in merge_numbers(written[~is_touched]):
-            self._map.assign(start, [(start, length)])
+        with self._map.unwatched():
+            for start, length in merge_numbers(written[~is_touched]):
+                self._map.assign(start, [(start, length)])
         runs = merge_numbers(written)
         row = row_after_write(device.row, work.mtime_ns)
         device.row = row
@@ -206,7 +223,7 @@ class Flush:
         prints = {address: _signed(work.hashes[address]) for address in sampled}
         parts.upstream.written(runs, row, prints)
         addresses = written.tolist()
-        parts.hashes.note([work.hashes[address] for address in addresses], addresses)
+        parts.hashes.note_flushed([work.hashes[address] for address in addresses], addresses)
         device.stats.flush_writes += len(addresses)
         device.stats.flush_errors += len(work.bad)
         self.done += len(addresses)

@@ -8,6 +8,7 @@ from collections.abc import Generator
 from typing import Final
 
 import numpy as np
+from xxhash import xxh3_64_intdigest
 
 from thincow.block_types import COW_BASE
 from thincow.engine.flush_selection import FlushSelector
@@ -68,13 +69,17 @@ def _remap(tools: FlushTools, selector: FlushSelector, begin: int, count: int, d
         parts.cow.file.write(contents, block * size)
         done += length
     place = np.concatenate([np.arange(b, b + n, dtype=np.int64) for b, n in stored])
-    for first, length in selector.users(begin, count):
-        references = block_map.references(first, length)
-        inside = (references >= begin) & (references < begin + count)
-        for at in np.flatnonzero(inside).tolist():
-            target = COW_BASE + int(place[int(references[at]) - begin])
-            if int(references[at]) != first + at:
-                block_map.assign(first + at, [(target, 1)])
-    unused = [int(block) for block in place if parts.cow.count(int(block)) == 0]
-    parts.cow.give_back((block, 1) for block in unused)
-    return count - len(unused)
+    with block_map.unwatched():
+        for first, length in selector.users(begin, count):
+            references = block_map.references(first, length)
+            inside = (references >= begin) & (references < begin + count)
+            for at in np.flatnonzero(inside).tolist():
+                target = COW_BASE + int(place[int(references[at]) - begin])
+                if int(references[at]) != first + at:
+                    block_map.assign(first + at, [(target, 1)])
+    is_used = [parts.cow.count(block) > 0 for block in place.tolist()]
+    parts.cow.give_back((int(block), 1) for block in place[np.logical_not(is_used)])
+    copied = np.flatnonzero(is_used).tolist()
+    values = [xxh3_64_intdigest(data[at * size : (at + 1) * size]) for at in copied]
+    parts.hashes.note_copied(values, [COW_BASE + int(place[at]) for at in copied])
+    return len(copied)

@@ -51,7 +51,7 @@ class FlushSelector:
         self._map = block_map
 
     def select(
-        self, device: Device, first_block: int, max_blocks: int, skipped: FreeRuns
+        self, device: Device, first_block: int, max_blocks: int, *skipped: FreeRuns
     ) -> Selection:
         """Return candidates of a device from a block address on.
 
@@ -86,7 +86,9 @@ class FlushSelector:
             return Selection(empty, empty, np.empty(0, np.bool_), None)
         addresses = np.concatenate([part[0] for part in parts])
         references = np.concatenate([part[1] for part in parts])
-        kept = self._unchanged(addresses) & ~_inside(addresses, skipped)
+        kept = self._unchanged(addresses)
+        for runs in skipped:
+            kept &= ~_inside(addresses, runs)
         addresses, references = addresses[kept], references[kept]
         needed = self._needed(addresses)
         return Selection(addresses, references, needed, position)
@@ -127,8 +129,9 @@ class FlushSelector:
 
 
 def _inside(addresses: Int64Array, runs: FreeRuns) -> BoolArray:
-    inside = np.zeros(len(addresses), np.bool_)
-    for start, length in runs:
-        low, high = np.searchsorted(addresses, (start, start + length))
-        inside[low:high] = True
+    if not len(runs):
+        return np.zeros(len(addresses), np.bool_)
+    firsts, lengths = np.array(list(runs), np.int64).T
+    at = np.searchsorted(firsts, addresses, side="right") - 1
+    inside: BoolArray = (at >= 0) & (addresses < (firsts + lengths)[at])
     return inside

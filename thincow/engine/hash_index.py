@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
+from thincow.block_types import COW_BASE
 from thincow.engine.runs import Int64Array
 from thincow.store import hashes_table
 from thincow.store.connection import Connection
@@ -42,6 +43,8 @@ class HashIndex:
         self._frozen: dict[int, int] = {}
         self._max_staged = max_staged
         self.capacity = capacity
+        self.learns_upstream = True
+        """False while a flush runs: what is upstream is going to be overwritten."""
         self.zero_hash: int = xxh3_64_intdigest(bytes(block_size))
 
     @property
@@ -86,20 +89,27 @@ class HashIndex:
 
     def note(self, values: Iterable[int], references: Iterable[int]) -> None:
         """Record that contents with these hashes are at these references."""
-        self._staged.update(zip(values, references, strict=True))
+        entries = zip(values, references, strict=True)
+        if self.learns_upstream:
+            self._staged.update(entries)
+        else:
+            self._staged.update(entry for entry in entries if not 0 <= entry[1] < COW_BASE)
         self._staged.pop(self.zero_hash, None)
+
+    def note_flushed(self, values: Iterable[int], addresses: Iterable[int]) -> None:
+        """Record contents that a flush wrote upstream and synced."""
+        self._staged.update(zip(values, addresses, strict=True))
+        self._staged.pop(self.zero_hash, None)
+
+    def note_copied(self, values: Iterable[int], references: Iterable[int]) -> None:
+        """Record copies in the COW store, in place of what is upstream and to be overwritten."""
+        entries = dict(zip(values, references, strict=True))
+        self.note(entries, entries.values())
+        self._replacing.update(entries)
 
     def note_stale(self, value: int) -> None:
         """Record that the table's entry for a hash leads to other contents: replace it."""
         self._replacing.add(value)
-
-    def drop_upstream(self, first_block: int, end_block: int) -> None:
-        """Forget staged entries of a range of upstream blocks."""
-        self._staged = {
-            value: reference
-            for value, reference in self._staged.items()
-            if not first_block <= reference < end_block
-        }
 
     def freeze(self) -> FrozenHashes:
         """End the epoch and return its entries."""
