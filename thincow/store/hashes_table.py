@@ -39,27 +39,6 @@ def lookup_many(db: apsw.Connection, values: Int64Array) -> dict[int, int]:
     }
 
 
-def prefixes_after(db: apsw.Connection, value: int, max_rows: int) -> tuple[int | None, Int64Array]:
-    """Read the upper 32 bits of up to `max_rows` signed hashes after `value`, in order.
-
-    As one text, which SQLite puts together without the GIL.
-
-    Returns:
-        The last of these hashes, None when there are no more, and the prefixes, signed.
-    """
-    row = fetch_row(
-        db,
-        "SELECT count(*), max(hash), group_concat(hash >> 32) FROM "
-        "(SELECT hash FROM hashes WHERE hash > ? ORDER BY hash LIMIT ?)",
-        (max(value, -_LARGEST - 1), max_rows),
-    )
-    assert row is not None
-    count, last, prefixes = row
-    if not count:
-        return None, np.empty(0, np.int64)
-    return (last if count == max_rows else None), np.fromstring(prefixes, np.int64, sep=",")
-
-
 def insert_new(db: apsw.Connection, values: Int64Array, references: Int64Array) -> int:
     """Insert entries, sorted by hash, whose hash has none yet.
 
