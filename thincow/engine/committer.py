@@ -171,6 +171,7 @@ class Committer:
         """
         # Nothing comes after this commit: it may use all there is.
         self._watch.give_up_reserve()
+        self._parts.cow.held.end_all()
         self.commit()
         if not self._store.was_closed:
             # A killed process leaves contents behind that nobody refers to.

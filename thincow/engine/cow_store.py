@@ -6,7 +6,7 @@ that serves requests.
 Invariants:
 - a block is reusable only while its count is 0 in the running, the frozen and the durable map and
   nobody pins it. A block freed in an epoch becomes reusable when that epoch is durable, unless it
-  was allocated in the same epoch: then no commit ever referred to it;
+  was allocated in the same epoch: then no commit ever referred to it; and unless a hold keeps it;
 - a new reference to a block is made only while its count is above 0, except by `allocate`'s
   caller for blocks that it was just given.
 """
@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 from thincow.engine.cow_counts import CowBlocks, CowCounts
 from thincow.engine.free_runs import FreeRuns, Run
+from thincow.engine.held_blocks import HeldBlocks
 from thincow.engine.window_cache import FrozenWindow, WindowCache
 from thincow.errors import CorruptStoreError, NoSpaceError
 from thincow.store.cow_file import CowFile
@@ -62,6 +63,8 @@ class CowStore:
         self._freed: list[Run] = []
         self.new_bytes = 0
         """Bytes handed out since the last freeze."""
+        self.held = HeldBlocks(self._reuse)
+        """What views of earlier commits refer to is not reused."""
         self._pins: dict[int, int] = {}
         self._deferred: set[int] = set()
         self.only_durable = False
@@ -101,6 +104,7 @@ class CowStore:
                 self.give_back(runs)
                 raise
         self.new_bytes += count * self.block_size
+        self.held.note_allocated(runs)
         return runs
 
     def give_back(self, runs: Iterable[Run]) -> None:
@@ -155,8 +159,11 @@ class CowStore:
     def settle(self, frozen: list[FrozenWindow], freed: list[Run]) -> None:
         """Make the blocks freed in an epoch reusable: it is durable."""
         self.counts.settle(frozen)
+        self._reuse(self.held.pass_freed(freed))
+
+    def _reuse(self, freed: list[Run]) -> None:
         reusable = freed
-        if self.scan_range is not None:
+        if self._scanned_to < self._scan_end:
             # What the scan for free blocks has not reached yet is left for it to find.
             outside = ((0, self._scanned_to), (self._scan_end, self.end_block))
             clipped = [
@@ -178,8 +185,13 @@ class CowStore:
 
     @property
     def scan_range(self) -> Run | None:
-        """Where free blocks of earlier mounts are still to be looked for: first block, end."""
-        return None if self._scanned_to >= self._scan_end else (self._scanned_to, self._scan_end)
+        """Where free blocks of earlier mounts are still to be looked for: first block, end.
+
+        Not while a hold may keep blocks that are free by now.
+        """
+        if self.held or self._scanned_to >= self._scan_end:
+            return None
+        return self._scanned_to, self._scan_end
 
     def add_scanned(self, gaps: Iterable[Run], scanned_to: int, *, holding: bool) -> None:
         """Take free runs found in the durable counts below `scanned_to`; no commit may be open.

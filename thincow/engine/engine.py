@@ -80,6 +80,7 @@ class Engine:
             cow_table.end_block(reader),
             options.max_cow_blocks,
         )
+        self.holds = self._cow.held
         self._map = BlockMap(references, self._cow)
         by_id = {device.id: device for device in store.devices}
         upstream = UpstreamState(store.marks)
