@@ -141,9 +141,11 @@ class Snapshot:
                 for row in self._connection.execute(query)
             ]
 
-    def extents(self) -> Iterator[ExtentColumns]:
-        """Yield the table `extents` in chunks."""
-        for columns in self._chunks("extents", ("first_block", "length", "kind", "target")):
+    def extents(self, first: int = _MIN_KEY, end: int | None = None) -> Iterator[ExtentColumns]:
+        """Yield the table `extents` in chunks; only rows that begin in [first, end)."""
+        names = ("first_block", "length", "kind", "target")
+        last = _MAX_KEY if end is None else end - 1
+        for columns in self._chunks("extents", names, first, last):
             yield ExtentColumns(*columns)
 
     def cow(self) -> Iterator[CowColumns]:
@@ -235,25 +237,26 @@ class Snapshot:
             ((live, references, end),) = self._connection.execute(query)
             return CowUse(int(live), int(references), int(end))
 
-    def _chunks(self, table: str, names: tuple[str, ...]) -> Iterator[tuple[IntColumn, ...]]:
+    def _chunks(
+        self, table: str, names: tuple[str, ...], start: int = _MIN_KEY, last_key: int = _MAX_KEY
+    ) -> Iterator[tuple[IntColumn, ...]]:
         """Yield columns of a table in chunks; the first of them must be its integer key."""
         key = names[0]
         row = "||','||".join(f"CAST({name} AS INTEGER)" for name in names)
         query = f"""
             SELECT count(*), max({key}), group_concat(row)
             FROM (SELECT {key}, {row} AS row FROM {table}
-                  WHERE {key} >= ? ORDER BY {key} LIMIT {CHUNK_ROWS})"""
-        start = _MIN_KEY
+                  WHERE {key} BETWEEN ? AND ? ORDER BY {key} LIMIT {CHUNK_ROWS})"""
         while True:
             with _reading(f"table {table}"):
-                ((count, last, text),) = self._connection.execute(query, (start,))
+                ((count, last, text),) = self._connection.execute(query, (start, last_key))
                 if count == 0:
                     return
                 numbers = np.fromstring(text or "", dtype=np.int64, sep=",")
                 if numbers.size != count * len(names) or not start <= last:
                     raise ValueError("a value is missing or is no number")
             yield tuple(np.ascontiguousarray(numbers.reshape(-1, len(names)).T))
-            if last == _MAX_KEY:
+            if last >= last_key:
                 return
             start = last + 1
 
