@@ -261,3 +261,8 @@ def describer(
         return place(int(key[row])), template.format_map(values)
 
     return describe
+
+
+def reason(error: Exception) -> str:
+    """Return what an error says, without the number and the path."""
+    return getattr(error, "strerror", None) or str(error)

@@ -7,40 +7,38 @@ read only when a deep check is asked for.
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from thincow.engine import deep_check, header_check, hint_check, map_check
 from thincow.engine.count_check import StepFunction
-from thincow.engine.findings import Code, Findings, NoProgress, Progress, Report
+from thincow.engine.file_check import Contents, examine_contents, is_store_file
+from thincow.engine.findings import Code, Findings, NoProgress, Progress, Report, reason
 from thincow.engine.header_check import Header
 from thincow.engine.map_check import Bounds
-from thincow.engine.open_identity import as_far_as_known
+from thincow.engine.store_view import StoreView
 from thincow.engine.stored_blocks import open_blocks
-from thincow.engine.upstream_check import DeviceState, check_upstreams
+from thincow.engine.upstream_findings import check_recorded_upstream
 from thincow.errors import ConfigurationError, CorruptStoreError, NoStoreError
+from thincow.store.backup_mark import refuse_unfinished
 from thincow.store.cow_file import COW_NAME
 from thincow.store.database import DATABASE_NAME
 from thincow.store.disk import Disk
-from thincow.store.label import LABEL_NAME, Label, read_label
 from thincow.store.locks import lock_directories
 from thincow.store.snapshot import Snapshot
-from thincow.store.upstream import Upstream, scan
 
 _INTEGRITY_LINES = 100
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
-    """What was found beside the database: size of `cowdata` (None: unknown), and the label."""
+class _Place:
+    """Where contents are, and how they are read."""
 
-    cowdata_bytes: int | None
-    label: Label | None
-    has_label: bool
-    """False when `label` says nothing: it could not be read, or was not looked for."""
+    data_dir: Path
+    upstream_dir: Path | None
+    disk: Disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ def check(
     Raises:
         NoStoreError: when there is no store.
         StoreInUseError: when it is mounted; names the pid.
-        ConfigurationError: when a directory cannot be opened.
+        ConfigurationError: when a directory cannot be opened, or it is an unfinished backup.
     """
     metadata_dir = metadata_dir or data_dir
     require_directories(data_dir, metadata_dir)
@@ -112,6 +110,32 @@ def check_snapshot(
     return findings.report()
 
 
+def check_view(
+    view: StoreView, *, disk: Disk, deep: bool = False, progress: Progress | None = None
+) -> Report:
+    """Check one commit of a store that may be mounted, with all that the view knows of.
+
+    Args:
+        view: of the store.
+        disk: to read contents through.
+        deep: read all contents, too.
+        progress: told about each stage.
+
+    Raises:
+        ThincowError: when the view did not stay valid, so that findings would mean nothing.
+    """
+    progress = progress or NoProgress()
+    findings = Findings()
+    contents = examine_contents(view.data_dir, has_cowdata=True, findings=findings)
+    if contents.label is not None:
+        # Commits go on meanwhile, so only the store that it names can be wrong.
+        contents = replace(contents, label=replace(contents.label, generation=0))
+    place = _Place(view.data_dir, view.upstream_dir, disk)
+    _check_all(view.snapshot, place, contents, findings, progress, deep=deep)
+    view.require_valid()
+    return findings.report()
+
+
 def check_locked(
     data_dir: Path,
     metadata_dir: Path,
@@ -124,57 +148,45 @@ def check_locked(
 
     Raises:
         NoStoreError: when there is no store.
+        ConfigurationError: when it is a backup that was not completed.
     """
+    refuse_unfinished(data_dir)
     progress = progress or NoProgress()
     findings = Findings()
     progress.stage("files")
     database = metadata_dir / DATABASE_NAME
-    has_database = _is_file(database, Code.METADATA_MISSING, findings)
-    has_cowdata = _is_file(data_dir / COW_NAME, Code.COWDATA_MISSING, findings)
+    has_database = is_store_file(database, Code.METADATA_MISSING, findings)
+    has_cowdata = is_store_file(data_dir / COW_NAME, Code.COWDATA_MISSING, findings)
     if findings.codes() == {Code.METADATA_MISSING, Code.COWDATA_MISSING}:
         raise NoStoreError(f"there is no store in {metadata_dir}")
-    contents = _examine_contents(data_dir, has_cowdata, findings)
+    contents = examine_contents(data_dir, has_cowdata, findings)
     if has_database:
         try:
             with Snapshot.open_offline(database) as snapshot:
-                checked = _check_database(snapshot, contents, findings, progress)
-                if checked is not None and upstream_dir is not None:
-                    progress.stage("upstream")
-                    _check_upstream(upstream_dir, snapshot, checked.header, findings)
-                if checked is not None and deep and has_cowdata:
-                    _check_contents(data_dir, upstream_dir, snapshot, checked, findings, progress)
+                place = _Place(data_dir, upstream_dir, disk=Disk())
+                _check_all(snapshot, place, contents, findings, progress, deep=deep and has_cowdata)
         except (CorruptStoreError, OSError) as error:
-            findings.add(Code.DATABASE_UNREADABLE, str(database), _reason(error))
+            findings.add(Code.DATABASE_UNREADABLE, str(database), reason(error))
     return findings.report()
 
 
-def _is_file(path: Path, missing: Code, findings: Findings) -> bool:
-    try:
-        if path.is_file():
-            return True
-        if path.exists():
-            findings.add(Code.FILE_TYPE, str(path), "is no regular file")
-        else:
-            findings.add(missing, str(path), "is missing")
-    except OSError as error:
-        findings.add(Code.FILE_TYPE, str(path), _reason(error))
-    return False
-
-
-def _examine_contents(data_dir: Path, has_cowdata: bool, findings: Findings) -> Contents:
-    size = label = None
-    has_label = True
-    try:
-        if has_cowdata:
-            size = (data_dir / COW_NAME).stat().st_size
-            findings.count("cowdata_bytes", size)
-        if (data_dir / LABEL_NAME).exists():
-            has_label = _is_file(data_dir / LABEL_NAME, Code.LABEL_MISSING, findings)
-            label = read_label(Disk(), data_dir) if has_label else None
-    except (CorruptStoreError, OSError) as error:
-        findings.add(Code.LABEL_DAMAGED, str(data_dir / LABEL_NAME), _reason(error))
-        has_label = False
-    return Contents(size, label, has_label)
+def _check_all(
+    snapshot: Snapshot,
+    place: _Place,
+    contents: Contents,
+    findings: Findings,
+    progress: Progress,
+    *,
+    deep: bool,
+) -> None:
+    checked = _check_database(snapshot, contents, findings, progress)
+    if checked is None:
+        return
+    if place.upstream_dir is not None:
+        progress.stage("upstream")
+        check_recorded_upstream(place.upstream_dir, snapshot, checked.header, findings)
+    if deep:
+        _check_contents(place, snapshot, checked, findings, progress)
 
 
 def _check_database(
@@ -239,20 +251,19 @@ def _check_tables(
 
 
 def _check_contents(
-    data_dir: Path,
-    upstream_dir: Path | None,
+    place: _Place,
     snapshot: Snapshot,
     checked: _Checked,
     findings: Findings,
     progress: Progress,
 ) -> None:
     """Read all contents; without upstream when it cannot be used, which was found before."""
-    if Code.UPSTREAM_UNUSABLE in findings.codes():
-        upstream_dir = None
+    unusable = Code.UPSTREAM_UNUSABLE in findings.codes()
+    upstream_dir = None if unusable else place.upstream_dir
     header = checked.header
     try:
         with open_blocks(
-            Disk(), data_dir, upstream_dir, header.devices, header.block_size
+            place.disk, place.data_dir, upstream_dir, header.devices, header.block_size
         ) as blocks:
             deep_check.check_contents(
                 snapshot, blocks, checked.bounds, checked.counts, findings, progress
@@ -260,41 +271,4 @@ def _check_contents(
     except CorruptStoreError as error:
         findings.add(Code.TABLE_UNREADABLE, DATABASE_NAME, str(error))
     except (ConfigurationError, OSError) as error:
-        findings.add(Code.COWDATA_UNREADABLE, COW_NAME, _reason(error))
-
-
-def _check_upstream(
-    directory: Path, snapshot: Snapshot, header: Header, findings: Findings
-) -> None:
-    """Compare the devices in the upstream directory with those that the store knows."""
-    disk = Disk()
-    try:
-        with ExitStack() as stack:
-            files = scan(directory, disk)
-            upstreams = [stack.enter_context(closing(Upstream(disk, file))) for file in files]
-            marks = [
-                (first, length)
-                for chunk in snapshot.flushing()
-                for first, length in zip(*(column.tolist() for column in chunk), strict=True)
-            ]
-            verdict = check_upstreams(
-                *as_far_as_known(header.devices, snapshot.fingerprints_by_block(), marks),
-                upstreams,
-                header.block_size,
-                disk,
-                lambda address: snapshot.is_referenced(address, header.window_blocks),
-                force=True,
-            )
-    except (ConfigurationError, CorruptStoreError, OSError) as error:
-        findings.add(Code.UPSTREAM_UNUSABLE, str(directory), _reason(error))
-        return
-    other = (DeviceState.MISSING, DeviceState.CHANGED)
-    different = [device for device in verdict.devices if device.state in other]
-    for device, warning in zip(different, verdict.warnings, strict=True):
-        missing = device.state == DeviceState.MISSING
-        code = Code.UPSTREAM_MISSING if missing else Code.UPSTREAM_CHANGED
-        findings.add(code, f"device {device.row.name}", warning)
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+        findings.add(Code.COWDATA_UNREADABLE, COW_NAME, reason(error))

@@ -1,0 +1,55 @@
+"""What a check finds about upstream: whether it is what the store was made with."""
+
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from thincow.engine.findings import Code, Findings
+from thincow.engine.header_check import Header
+from thincow.engine.open_identity import as_far_as_known
+from thincow.engine.upstream_check import DeviceState, check_upstreams
+from thincow.errors import ConfigurationError, CorruptStoreError
+from thincow.store.disk import Disk
+from thincow.store.snapshot import Snapshot
+from thincow.store.upstream import Upstream, scan
+
+
+def check_recorded_upstream(
+    directory: Path, snapshot: Snapshot, header: Header, findings: Findings
+) -> None:
+    """Compare the devices in the upstream directory with those that the store knows.
+
+    Args:
+        directory: where the devices are.
+        snapshot: of the store.
+        header: its header, which was found sane.
+        findings: takes what is wrong.
+    """
+    disk = Disk()
+    try:
+        with ExitStack() as stack:
+            files = scan(directory, disk)
+            upstreams = [stack.enter_context(closing(Upstream(disk, file))) for file in files]
+            marks = [
+                (first, length)
+                for chunk in snapshot.flushing()
+                for first, length in zip(*(column.tolist() for column in chunk), strict=True)
+            ]
+            verdict = check_upstreams(
+                *as_far_as_known(header.devices, snapshot.fingerprints_by_block(), marks),
+                upstreams,
+                header.block_size,
+                disk,
+                lambda address: snapshot.is_referenced(address, header.window_blocks),
+                force=True,
+            )
+    except (ConfigurationError, CorruptStoreError, OSError) as error:
+        findings.add(
+            Code.UPSTREAM_UNUSABLE, str(directory), getattr(error, "strerror", None) or str(error)
+        )
+        return
+    other = (DeviceState.MISSING, DeviceState.CHANGED)
+    different = [device for device in verdict.devices if device.state in other]
+    for device, warning in zip(different, verdict.warnings, strict=True):
+        missing = device.state == DeviceState.MISSING
+        code = Code.UPSTREAM_MISSING if missing else Code.UPSTREAM_CHANGED
+        findings.add(code, f"device {device.row.name}", warning)
