@@ -4,88 +4,22 @@ The same steps also with one of the four failing at every 17th block: btrfs then
 copy and writes it over the bad block, which costs nothing either since the content is known.
 """
 
-import hashlib
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.support.btrfs_array import FILE_SIZE, Array, convert, hash_file, known_to_btrfs
 from tests.support.faulty_disk import faulty_disk
-from tests.support.loop_devices import loop_device, mounted, read_only_what_is_asked
-from tests.support.mounting import Mount, shell
+from tests.support.loop_devices import loop_device, mounted
+from tests.support.mounting import Mount
 
 pytestmark = pytest.mark.needs_root
 
-MIB = 1 << 20
 BLOCK = 4096
-NAMES = ("a", "b", "c", "d")
-FILE_SIZE = 150 * MIB
 BAD_EVERY = 17
 # With blocks 8, 25, 42, ... bad, the superblocks (16 and 16384) are good: without a superblock
 # btrfs would not even try to use the device.
 FIRST_BAD = 8
-
-
-class Array:
-    """Disk images with a RAID10 in them that holds one large file, and an empty image.
-
-    `paths` are the images themselves, by the name under which they are served.
-    """
-
-    def __init__(self, directory: Path, elsewhere: dict[str, Path]) -> None:
-        self.paths = {name: elsewhere.get(name, directory / name) for name in (*NAMES, "single")}
-        for name, path in self.paths.items():
-            with path.open("wb") as file:
-                file.truncate((512 if name == "single" else 128) * MIB)
-        with ExitStack() as stack:
-            loops = [stack.enter_context(loop_device(self.paths[name])) for name in NAMES]
-            shell("mkfs.btrfs", "-q", "-d", "raid10", "-m", "raid1c4", *loops)
-            with known_to_btrfs(loops), mounted(loops[0], directory.parent / "fs") as root:
-                content = os.urandom(FILE_SIZE)
-                (root / "file").write_bytes(content)
-        self.file_hash = hashlib.sha256(content).hexdigest()
-        self.hashes = self.hash_images()
-
-    def hash_images(self) -> dict[str, str]:
-        return {name: hash_file(path) for name, path in self.paths.items()}
-
-
-def hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def known_to_btrfs(devices: Sequence[Path]) -> Iterator[None]:
-    """Let the kernel find the devices of a filesystem; a copy of them must not meet them there."""
-    shell("btrfs", "device", "scan", *devices)
-    try:
-        yield
-    finally:
-        for device in devices:  # those that were removed are forgotten already
-            shell("btrfs", "device", "scan", "--forget", device, check=False)
-
-
-def convert(mount: Mount, array: Array) -> str:
-    """Convert the served array to the single device; return btrfs's counts of errors by then."""
-    fs = mount.directory / "fs"
-    with ExitStack() as stack:
-        old = [stack.enter_context(loop_device(mount.devs / name)) for name in NAMES]
-        new = stack.enter_context(loop_device(mount.devs / "single"))
-        for loop in old:
-            read_only_what_is_asked(loop)
-        stack.enter_context(known_to_btrfs(old))
-        with mounted(old[0], fs):
-            shell("btrfs", "device", "add", "-f", new, fs)
-            profiles = ("-dconvert=single", "-mconvert=single")
-            shell("btrfs", "balance", "start", "--force", *profiles, fs)
-            errors = shell("btrfs", "device", "stats", fs)
-            shell("btrfs", "device", "remove", *old, fs)
-        with known_to_btrfs([new]), mounted(new, fs) as root:
-            assert hash_file(root / "file") == array.file_hash
-    return errors
 
 
 def assert_single_device_is_right(mount: Mount, array: Array) -> None:
@@ -117,7 +51,7 @@ def report(mount: Mount, stats: dict[str, str]) -> tuple[int, int, int]:
 def test_btrfs_conversion_takes_under_two_mebibytes(mount: Mount) -> None:
     array = Array(mount.upstream, elsewhere={})
     mount.start()
-    errors = convert(mount, array)
+    errors = convert(mount.devs, mount.directory / "fs", array).errors
     stats = mount.stats()
     mount.umount()
     written, stored, kept = report(mount, stats)
@@ -140,7 +74,7 @@ def test_btrfs_conversion_succeeds_although_a_device_fails(mount: Mount, tmp_pat
     with faulty_disk(backing, faulty_point, BAD_EVERY, first_bad_block=FIRST_BAD) as faulty:
         (mount.upstream / "b").symlink_to(faulty.path("b"))
         mount.start()
-        convert(mount, array)
+        convert(mount.devs, mount.directory / "fs", array)
         stats = mount.stats()
         mount.umount()
         read_errors = {

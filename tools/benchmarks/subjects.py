@@ -68,7 +68,7 @@ def mounted(
 ) -> Iterator[Subject]:
     """Mount a fresh store, or one that exists, and yield its first device."""
     upstream = upstream or lab.upstream
-    (name,) = [path.name for path in upstream.iterdir()]
+    name = min(path.name for path in upstream.iterdir())
     point = lab.new_directory("mnt")
     data = store or lab.new_directory("store")
     places = ("--upstream", upstream, "--data-dir", data)
