@@ -50,3 +50,13 @@ def absolute_path(text: str) -> Path:
 def path_or_memory(text: str) -> Path | str:
     """Type of an option that is a path, or `-` (returned as it is) for memory."""
     return text if text == IN_MEMORY else absolute_path(text)
+
+
+pid_file_of_mount = click.option(
+    "--pid-file",
+    type=absolute_path,
+    required=True,
+    metavar="PATH",
+    help="The file given to 'thincow mount' as --pid-file.",
+)
+"""The option of commands that find a mount by its pid file."""

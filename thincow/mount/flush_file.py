@@ -8,7 +8,7 @@ import errno
 import logging
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ import trio
 
 from thincow.engine.engine import Engine
 from thincow.engine.flush import FlushOrder
-from thincow.engine.flush_steps import Pause
+from thincow.engine.flush_steps import Pause, Step
 from thincow.errors import RequestError, ThincowError
 from thincow.mount.commit_scheduler import CommitScheduler
 
@@ -38,6 +38,8 @@ class FlushRunner:
         self._scheduler = scheduler
         self._device_paths = [str(path) for path in device_paths]
         self._limiter = trio.CapacityLimiter(1)
+        self.between_batches = trio.Lock()
+        """Held by whoever wants no batch to be under way, and during each batch."""
 
     async def execute(self, command: str) -> None:
         """Run one command.
@@ -66,19 +68,10 @@ class FlushRunner:
         steps = flush.steps()
         try:
             await self._sync_clients()
-            step = next(steps, None)
-            while step is not None:
-                try:
-                    if step is Pause.COMMIT:
-                        await self._scheduler.sync()
-                    elif isinstance(step, Pause):
-                        await trio.sleep(_WAIT_S)
-                    else:
-                        await trio.to_thread.run_sync(step.run, limiter=self._limiter)
-                except RequestError as error:
-                    steps.throw(error)
-                # No checkpoint from here to the next step: the flush relies on it.
-                step = next(steps, None)
+            goes_on = True
+            while goes_on:
+                async with self.between_batches:
+                    goes_on = await self._next_batch(steps)
         except ThincowError as error:
             failure = error
             _log.error("flush: %s", error)
@@ -86,6 +79,23 @@ class FlushRunner:
         finally:
             steps.close()
             control.end(failure)
+
+    async def _next_batch(self, steps: Generator[Step, None, None]) -> bool:
+        """Go through the steps of a batch; tell whether there is another one."""
+        step = next(steps, None)
+        while step is not None and step is not Pause.BETWEEN:
+            try:
+                if step is Pause.COMMIT:
+                    await self._scheduler.sync()
+                elif isinstance(step, Pause):
+                    await trio.sleep(_WAIT_S)
+                else:
+                    await trio.to_thread.run_sync(step.run, limiter=self._limiter)
+            except RequestError as error:
+                steps.throw(error)
+            # No checkpoint from here to the next step: the flush relies on it.
+            step = next(steps, None)
+        return step is not None
 
     async def _sync_clients(self) -> None:
         """Let the kernel send what it still holds of mapped files.
@@ -99,6 +109,7 @@ class FlushRunner:
                 capture_stdout=True,
                 capture_stderr=True,
                 check=False,
+                start_new_session=True,  # Ctrl-Z at the terminal is not for it
             )
         except OSError as error:
             _log.warning("flush: the files cannot be synced first: %s", error)

@@ -21,6 +21,7 @@ from thincow.mount.control_files import ControlFiles
 from thincow.mount.device_file import DeviceFiles, PageCacheInvalidator
 from thincow.mount.end_signals import EndSignals
 from thincow.mount.flush_file import FlushRunner
+from thincow.mount.freezer import Freezer
 from thincow.mount.inode_tree import InodeTree
 from thincow.mount.mount_point import unmount
 from thincow.mount.mount_table import MountEntry, find_mount
@@ -55,6 +56,7 @@ class FuseServer:
         flusher = FlushRunner(
             engine, self._scheduler, [devices / device.name for device in engine.devices]
         )
+        self._freezer = Freezer(engine, self._scheduler, flusher)
         self._operations = ThincowOperations(
             InodeTree(engine.devices, read_only=engine.read_only),
             DeviceFiles(
@@ -97,6 +99,7 @@ class FuseServer:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._announce)
             nursery.start_soon(self._end_on_signal)
+            nursery.start_soon(self._freezer.run)
             nursery.start_soon(self._scheduler.run)
             nursery.start_soon(self._invalidator.run)
             await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)

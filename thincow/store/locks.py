@@ -99,8 +99,8 @@ class _HeldLock:
     inode: int
 
 
-def _describe_holders(status: os.stat_result) -> str:
-    """Name the processes that hold a lock on the directory with this status.
+def find_holders(status: os.stat_result) -> list[int]:
+    """Return the pids of the processes that hold a flock on the file with this status.
 
     Some filesystems (btrfs, overlay) have another device number in /proc/locks than in `stat`:
     then the inode decides, if only one file with that inode number is locked.
@@ -110,7 +110,11 @@ def _describe_holders(status: os.stat_result) -> str:
     if not holders and len({lock.device for lock in with_inode}) == 1:
         holders = with_inode
     # The pid is 0 or -1 for a process that cannot be seen from this pid namespace.
-    pids = sorted({lock.pid for lock in holders if lock.pid > 0})
+    return sorted({lock.pid for lock in holders if lock.pid > 0})
+
+
+def _describe_holders(status: os.stat_result) -> str:
+    pids = find_holders(status)
     if not pids:
         return "another process"
     word = "process" if len(pids) == 1 else "processes"
