@@ -22,7 +22,7 @@ class Bench:
     def __init__(self, capacity: int = 1000) -> None:
         self.db = open_connection(None)
         create_schema(self.db)
-        self.index = HashIndex(self.db, 512, capacity)
+        self.index = HashIndex(self.db, 512, capacity, entries=0)
         self.entries = 0
         self.generation = 0
 
@@ -31,7 +31,12 @@ class Bench:
         frozen = self.index.freeze()
         with transaction(self.db):
             self.entries = write(
-                self.db, frozen, self.entries, self.index.capacity, self.generation
+                self.db,
+                frozen,
+                self.index.filter,
+                self.entries,
+                self.index.capacity,
+                self.generation,
             )
         self.index.settle()
         assert hashes_table.count(self.db) == self.entries <= self.index.capacity
@@ -53,7 +58,7 @@ def test_entry_is_found_staged_frozen_and_stored(bench, value):
     assert bench.index.staged_entries == 0
     assert bench.index.lookup(value) == COW
     with transaction(bench.db):
-        write(bench.db, frozen, 0, 10, 1)
+        write(bench.db, frozen, bench.index.filter, 0, 10, 1)
     bench.index.settle()
     assert bench.index.lookup(value) == COW
     assert bench.index.lookup(value ^ 2) is None

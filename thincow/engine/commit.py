@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from thincow.engine import checksums as checksum_rows
 from thincow.engine import hash_index
 from thincow.engine.free_runs import Run
+from thincow.engine.hash_filter import HashFilter
 from thincow.engine.hash_index import FrozenHashes
 from thincow.engine.runs import CountCodec, Int64Array, ReferenceCodec, RowChanges, row_changes
 from thincow.engine.upstream_state import FrozenUpstream
 from thincow.engine.window_cache import FrozenWindow
-from thincow.errors import CommitError, DatabaseBusyError, StoreFailedError
+from thincow.errors import CommitError, CorruptStoreError, DatabaseBusyError, StoreFailedError
 from thincow.store import (
     cow_table,
     devices_table,
@@ -25,7 +26,7 @@ from thincow.store import (
     globals_table,
     hashes_table,
 )
-from thincow.store.connection import set_patience
+from thincow.store.connection import DatabaseError, set_patience
 from thincow.store.cow_file import CowFile
 from thincow.store.database import Database
 from thincow.store.space_reserve import SpaceReserve
@@ -34,6 +35,8 @@ _log = logging.getLogger(__name__)
 
 _SMALL_WINDOWS = 8
 _SMALL_HASHES = 256
+_FILTER_ROWS = 1 << 17
+_FILTER_ROWS_SMALL = 1 << 10
 _REFERENCES = ReferenceCodec()
 _COUNTS = CountCodec()
 
@@ -62,6 +65,7 @@ class Commit:
     generation: int
     entries: int
     capacity: int
+    hash_filter: HashFilter
     checksum_bits: int
     sync_contents: bool
     cow_file: CowFile
@@ -101,6 +105,7 @@ class Commit:
             self._write_somehow()
             self.is_durable = True
             self.database.checkpoint_if_due(soon=self.is_space_low)
+            self._build_filter()
         except (CommitError, StoreFailedError) as error:
             self.error = error
         except Exception as error:  # noqa: BLE001 - whatever it was
@@ -110,6 +115,14 @@ class Commit:
         finally:
             set_patience(self.database.writer, patient=True)
         self.seconds = time.perf_counter() - begin
+
+    def _build_filter(self) -> None:
+        rows = _FILTER_ROWS_SMALL if self.is_small else _FILTER_ROWS
+        try:
+            self.hash_filter.build(self.database.writer, self.entries, rows)
+        except (DatabaseError, CorruptStoreError) as error:
+            # What it does not cover is looked up.
+            _log.debug("the filter of hashes cannot be built: %s", error)
 
     def _write_somehow(self) -> None:
         """Write; when space is short, without hash entries (they are hints) and from the reserve.
@@ -145,7 +158,7 @@ class Commit:
                 entries -= hashes_table.drop_overwritten(db)
             if with_hashes and epoch.hashes.staged:
                 entries = hash_index.write(
-                    db, epoch.hashes, entries, self.capacity, self.generation
+                    db, epoch.hashes, self.hash_filter, entries, self.capacity, self.generation
                 )
             if entries != self.entries:
                 facts["hash_entries"] = entries

@@ -111,6 +111,7 @@ class Committer:
             generation=self._generation + 1,
             entries=self.hash_entries,
             capacity=self._parts.hashes.capacity,
+            hash_filter=self._parts.hashes.filter,
             checksum_bits=self._store.facts.checksum_bits,
             sync_contents=cow_file.unsynced,
             cow_file=cow_file,

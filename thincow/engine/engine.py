@@ -86,7 +86,11 @@ class Engine:
         upstream = UpstreamState(store.marks)
         self._contents = Contents(disk, by_id, self._cow, upstream, block_size)
         self._hashes = HashIndex(
-            reader, block_size, hash_capacity(options), 2 * options.tuning.commit_staged_hashes
+            reader,
+            block_size,
+            hash_capacity(options),
+            store.facts.hash_entries,
+            2 * options.tuning.commit_staged_hashes,
         )
         bits = store.facts.checksum_bits
         checksums = Checksums(sums, bits, keeps_new=not self.read_only) if bits else None

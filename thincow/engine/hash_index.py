@@ -11,6 +11,7 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from thincow.block_types import COW_BASE
+from thincow.engine.hash_filter import HashFilter
 from thincow.engine.runs import Int64Array
 from thincow.store import hashes_table
 from thincow.store.connection import Connection
@@ -31,9 +32,14 @@ class HashIndex:
     """Lookups for the thread that serves requests; `write` is for whoever commits."""
 
     def __init__(
-        self, reader: Connection, block_size: int, capacity: int, max_staged: int = 1 << 20
+        self,
+        reader: Connection,
+        block_size: int,
+        capacity: int,
+        entries: int,
+        max_staged: int = 1 << 20,
     ) -> None:
-        """Look up in the table through `reader`; the table holds at most `capacity` entries.
+        """Look up in the table through `reader`; it has `entries`, and at most `capacity`.
 
         Once `max_staged` entries wait for a commit, `takes_hints` asks readers for no more.
         """
@@ -43,6 +49,7 @@ class HashIndex:
         self._frozen: dict[int, int] = {}
         self._max_staged = max_staged
         self.capacity = capacity
+        self.filter = HashFilter(entries)
         self.learns_upstream = True
         """False while a flush runs: what is upstream is going to be overwritten."""
         self.zero_hash: int = xxh3_64_intdigest(bytes(block_size))
@@ -66,7 +73,7 @@ class HashIndex:
         found = self._staged.get(value)
         if found is None:
             found = self._frozen.get(value)
-        if found is None:
+        if found is None and self.filter.may_have(value):
             found = hashes_table.lookup(self._reader, value - _MODULUS if value >= _SIGN else value)
         return found
 
@@ -75,8 +82,9 @@ class HashIndex:
         staged, frozen = self._staged, self._frozen
         unknown = [value for value in values if value not in staged and value not in frozen]
         found = {}
-        if unknown:
-            stored = hashes_table.lookup_many(self._reader, _signed(unknown))
+        candidates = self.filter.candidates(unknown)
+        if len(candidates):
+            stored = hashes_table.lookup_many(self._reader, candidates)
             found = {key % _MODULUS: reference for key, reference in stored.items()}
         if len(unknown) < len(values):
             for value in values:
@@ -131,13 +139,19 @@ class HashIndex:
 
 
 def write(
-    db: Connection, frozen: FrozenHashes, entries: int, capacity: int, generation: int
+    db: Connection,
+    frozen: FrozenHashes,
+    known: HashFilter,
+    entries: int,
+    capacity: int,
+    generation: int,
 ) -> int:
     """Put the entries of an epoch into the table, in the caller's transaction.
 
     Args:
         db: the writing connection.
         frozen: the entries.
+        known: the filter that has to let them pass.
         entries: number of entries in the table before.
         capacity: number of entries that it may hold.
         generation: of the commit; it decides where eviction starts.
@@ -147,18 +161,26 @@ def write(
     """
     fresh = frozen.staged
     if frozen.replacing:
-        known = {value: fresh[value] for value in frozen.replacing if value in fresh}
-        fresh = {value: ref for value, ref in fresh.items() if value not in known}
-        values, references = sorted_entries(known)
+        newer = {value: fresh[value] for value in frozen.replacing if value in fresh}
+        fresh = {value: ref for value, ref in fresh.items() if value not in newer}
+        values, references = sorted_entries(newer)
+        known.add(values)
         # What was evicted meanwhile is counted; the others are overwritten then.
         entries += hashes_table.insert_new(db, values, references)
         hashes_table.replace(db, values, references)
     if fresh:
-        entries += hashes_table.insert_new(db, *sorted_entries(fresh))
-    if entries > capacity:
-        start = xxh3_64_intdigest(generation.to_bytes(8, "little")) - _SIGN
-        entries -= hashes_table.evict(db, start, entries - capacity)
-    return entries
+        values, references = sorted_entries(fresh)
+        known.add(values)
+        entries += hashes_table.insert_new(db, values, references)
+    return shrink(db, entries, capacity, generation)
+
+
+def shrink(db: Connection, entries: int, capacity: int, generation: int) -> int:
+    """Evict what the table, with `entries`, has too many; return how many are left."""
+    if entries <= capacity:
+        return entries
+    start = xxh3_64_intdigest(generation.to_bytes(8, "little")) - _SIGN
+    return entries - hashes_table.evict(db, start, entries - capacity)
 
 
 def sorted_entries(entries: dict[int, int]) -> tuple[Int64Array, Int64Array]:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from thincow.engine import fsck, hash_index
 from thincow.engine.device import Device
-from thincow.engine.hash_index import FrozenHashes
 from thincow.engine.open_identity import examine_identity
 from thincow.engine.options import StoreOptions, hash_capacity
 from thincow.engine.store_files import (
@@ -241,10 +240,8 @@ def _mark_open(
     with database.transaction():
         if bits != facts.checksum_bits:
             checksums_table.clear(db)
-        entries = facts.hash_entries
         generation = facts.generation + 1
-        if entries > capacity:
-            entries = hash_index.write(db, FrozenHashes({}, set()), entries, capacity, generation)
+        entries = hash_index.shrink(db, facts.hash_entries, capacity, generation)
         for device in devices:
             if not device.is_recorded and device.state != DeviceState.MISSING:
                 devices_table.store(db, [device.row])

@@ -39,6 +39,27 @@ def lookup_many(db: apsw.Connection, values: Int64Array) -> dict[int, int]:
     }
 
 
+def prefixes_from(db: apsw.Connection, first: int, max_rows: int) -> tuple[int | None, Int64Array]:
+    """Read the upper 32 bits of up to `max_rows` signed hashes from `first` on, in order.
+
+    As one text, which SQLite puts together without the GIL.
+
+    Returns:
+        The last of these hashes, None when there are no more, and the prefixes, signed.
+    """
+    row = fetch_row(
+        db,
+        "SELECT count(*), max(hash), group_concat(hash >> 32) FROM "
+        "(SELECT hash FROM hashes WHERE hash >= ? ORDER BY hash LIMIT ?)",
+        (first, max_rows),
+    )
+    assert row is not None
+    count, last, prefixes = row
+    if not count:
+        return None, np.empty(0, np.int64)
+    return (last if count == max_rows else None), np.fromstring(prefixes, np.int64, sep=",")
+
+
 def insert_new(db: apsw.Connection, values: Int64Array, references: Int64Array) -> int:
     """Insert entries, sorted by hash, whose hash has none yet.
 
