@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
 _MB = 1_000_000
 _NS_PER_US = 1000
@@ -113,12 +114,22 @@ def run(*command: str | Path) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "LC_ALL": "C", "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
+        env=environment(),
         check=False,
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))}:\n{done.stdout}")
     return done.stdout
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of tools: messages in English, and this checkout for Python."""
+    return {
+        **os.environ,
+        "LC_ALL": "C",
+        "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
+        "PYTHONPATH": str(ROOT),
+    }
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tools.benchmarks import profiling, report
+from tools.benchmarks import compare, profiling, report, scale
 from tools.benchmarks.clients import run
 from tools.benchmarks.groups import GROUPS
 from tools.benchmarks.lab import QUICK, Lab, Sizes, memory_filesystem
@@ -31,6 +31,28 @@ def main(description: str) -> int:
     command = commands.add_parser("profile", help="where the time of requests goes")
     _add_common(command, _profile)
     command.add_argument("--seconds", type=float, default=10, help="for each kind (default 10)")
+    command = commands.add_parser("scale", help="cost as stores grow")
+    _add_common(command, _scale)
+    command.add_argument(
+        "--blocks",
+        type=float,
+        nargs="+",
+        default=[1, 10],
+        metavar="MILLIONS",
+        help="sizes of a store of sequential new data (default 1 10: about 10 minutes; 100: hours)",
+    )
+    command.add_argument(
+        "--fragmented",
+        type=float,
+        nargs="*",
+        default=[1],
+        metavar="MILLIONS",
+        help="sizes of a store of blocks scattered over 1 TiB (default 1)",
+    )
+    command = commands.add_parser("compare", help="which lines got worse")
+    command.set_defaults(run=_compare)
+    command.add_argument("old", type=Path, metavar="OLD.json")
+    command.add_argument("new", type=Path, metavar="NEW.json")
     arguments = parser.parse_args()
     chosen: Command = arguments.run
     try:
@@ -89,6 +111,34 @@ def _table(arguments: argparse.Namespace) -> int:
     if arguments.markdown:
         arguments.markdown.write_text(report.markdown(results))
     return 0
+
+
+def _scale(arguments: argparse.Namespace) -> int:
+    share = 0.002 if arguments.quick else 1.0
+    stages: list[scale.Stage] = []
+    with _lab(arguments) as lab:
+        machine = lab.machine()
+        lab.touch_memory()
+        for kind, millions in (
+            ("sequential", arguments.blocks),
+            ("scattered", arguments.fragmented),
+        ):
+            if millions:
+                sizes = [int(number * share * scale.MILLION) for number in millions]
+                stages += scale.measure(lab, kind, sizes, _say)
+    if arguments.json:
+        print(json.dumps({"machine": machine, "stages": scale.to_json(stages)}, indent=1))
+    else:
+        scale.print_table(stages)
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    old = report.from_json(json.loads(arguments.old.read_text()))
+    new = report.from_json(json.loads(arguments.new.read_text()))
+    comparisons = compare.compare(old, new)
+    print(compare.as_text(comparisons), end="")
+    return 1 if any(found.is_worse for found in comparisons) else 0
 
 
 def _install_peers() -> None:

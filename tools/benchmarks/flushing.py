@@ -9,7 +9,7 @@ from tools.benchmarks.clients import Job, dd, fio
 from tools.benchmarks.group import Group, Wanted
 from tools.benchmarks.lab import Lab, write_random
 from tools.benchmarks.line import Line, Sample, Samples
-from tools.benchmarks.subjects import Subject, mounted
+from tools.benchmarks.subjects import Subject, mounted, peak_rss_mib
 
 MIB = 1 << 20
 _MB = 1e6
@@ -91,10 +91,11 @@ def _measure_scattered(lab: Lab, _wanted: Wanted) -> Samples:
     with mounted(lab, upstream=disk.parent) as subject:
         job = Job("randwrite", _BLOCK, 2 * length, max_bytes=length, sync_at_end=True)
         fio(subject.path, job)
-        before = subject.peak_rss_mib()
+        assert subject.pid is not None
+        before = peak_rss_mib(subject.pid)
         lab.settle()
         flush_s = _flush(subject)
-        peak = subject.peak_rss_mib()
+        peak = peak_rss_mib(subject.pid)
     lab.remove(disk.parent)
     return {
         _MEMORY.key: Sample(peak, {"before the flush": before}),

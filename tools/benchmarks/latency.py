@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.benchmarks.clients import dd
+from tools.benchmarks.clients import dd, environment
 from tools.benchmarks.group import Group, Wanted
 from tools.benchmarks.lab import Lab
 from tools.benchmarks.line import Line, Sample, Samples
-from tools.benchmarks.subjects import ROOT, Subject, mounted
+from tools.benchmarks.subjects import Subject, mounted
 
 _BLOCK = 4096
 _MS = 1000
@@ -74,9 +74,8 @@ class _Client:
         self._command += [str(subject.path), str(span_bytes), str(output)]
 
     def __enter__(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=environment
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
         )
         assert self._process.stdout is not None
         self._process.stdout.readline()

@@ -10,10 +10,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.benchmarks.clients import run
+from tools.benchmarks.clients import environment, run
 from tools.benchmarks.lab import Lab, Usage
 
-ROOT = Path(__file__).resolve().parents[2]
 _TICKS = os.sysconf("SC_CLK_TCK")
 _TIMEOUT_S = 60
 
@@ -34,12 +33,13 @@ class Subject:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
-    def peak_rss_mib(self) -> float:
-        """Return the most memory that the process ever had."""
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-        raise RuntimeError(f"process {self.pid} has no memory")
+
+def peak_rss_mib(pid: int) -> float:
+    """Return the most memory that a process had since its program began."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0  # it has ended, and nobody has asked for its status yet
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def mounted(
         pid = int((point / "debug" / "pid.txt").read_text())
         subject = Subject(f"thincow {block_size}", point / "devs" / name, pid, data)
         yield subject
-        lab.usages.append(Usage(block_size, not options, subject.peak_rss_mib()))
+        lab.usages.append(Usage(block_size, not options, peak_rss_mib(pid)))
     finally:
         thincow("umount", point)
     if store is None:
@@ -103,8 +103,7 @@ def _server(command: Sequence[str], point: Path) -> Iterator["subprocess.Popen[s
         command,
         stdout=subprocess.PIPE,
         text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(),
     )
     assert server.stdout is not None
     try:
