@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import NewMount
+from tests.support.faulty_disk import faulty_disk
 from tests.support.mounting import Mount, run_thincow, thincow_command, thincow_environment
 
 BLOCK = 4096
@@ -273,6 +274,45 @@ def test_forgotten_reader_does_not_keep_a_mount_from_freezing(
     assert (copy.devs / "disk").read_bytes() == new
 
 
+def test_freezing_waits_for_the_end_of_a_batch(mount: Mount, pid_file: Path) -> None:
+    backing, faulty = mount.directory / "backing", mount.directory / "faulty"
+    for directory in (backing, faulty):
+        directory.mkdir()
+    (backing / "disk").write_bytes(bytes(64 * BLOCK))
+    with faulty_disk(backing, faulty) as disk:
+        (mount.upstream / "disk").symlink_to(disk.path("disk"))
+        mount.start("--pid-file", pid_file)
+        pid = mount.pid
+        (mount.devs / "disk").write_bytes(os.urandom(64 * BLOCK))
+        disk.fail("hold")
+        with flushing(mount) as flush:
+            while not (mount.point / "flush").read_text().startswith("flushing 0 64"):
+                time.sleep(0.01)
+            complaint = thincow("freeze", pid_file, "--timeout", "0.5")
+            assert "did not freeze within 0.5 s" in complaint
+            os.kill(pid, signal.SIGTSTP)
+            disk.fail()
+            wait_for_state(pid, stopped=True)
+            with closing(sqlite3.connect(mount.database)) as database:
+                assert database.execute("SELECT count(*) FROM flushing").fetchone() == (0,)
+            assert thincow("thaw", pid_file) == ""
+            assert flush.wait() == 0
+        assert (mount.point / "flush").read_text() == "clean\n"
+        mount.umount()
+
+
+@contextmanager
+def flushing(mount: Mount) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a full flush beside the block."""
+    with subprocess.Popen(
+        ["tee", mount.point / "flush"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as flush:
+        assert flush.stdin is not None
+        flush.stdin.write(b"full\n")
+        flush.stdin.close()
+        yield flush
+
+
 def test_freezing_takes_effect_between_batches_of_a_flush(
     mount: Mount, pid_file: Path, new_mount: NewMount
 ) -> None:
@@ -285,12 +325,7 @@ def test_freezing_takes_effect_between_batches_of_a_flush(
     new = os.urandom(blocks * BLOCK)
     (mount.devs / "disk").write_bytes(new)
     cuts = set()
-    with subprocess.Popen(
-        ["tee", mount.point / "flush"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
-    ) as flush:
-        assert flush.stdin is not None
-        flush.stdin.write(b"full\n")
-        flush.stdin.close()
+    with flushing(mount) as flush:
         for index in range(3):
             time.sleep(chance.uniform(0, 0.2))
             with frozen(pid_file):

@@ -24,10 +24,7 @@ class FaultyDisk:
         return self._mountpoint / name
 
     def fail(self, *kinds: str) -> None:
-        """Let requests of these kinds (`read`, `write`, `fsync`) fail from now on, others not.
-
-        `hold` lets writes wait until the next call.
-        """
+        """Let these faults be there from now on, and no others: words as `faulty_fuse` says."""
         # Replaced, not rewritten: the server must not see half of it.
         new = self._control.with_suffix(".new")
         new.write_text(" ".join(kinds), "ascii")
@@ -41,6 +38,8 @@ def faulty_disk(
     read_error_every: int = 0,
     block_size: int = 4096,
     first_bad_block: int | None = None,
+    *,
+    writeback: bool = False,
 ) -> Iterator[FaultyDisk]:
     """Serve the files in `backing` at `mountpoint`, an empty directory, until the block ends.
 
@@ -50,6 +49,7 @@ def faulty_disk(
         read_error_every: N: reads of every Nth block of each file fail; 0: none.
         block_size: the blocks that `read_error_every` counts, in bytes.
         first_bad_block: the index of the first block that fails; N - 1 when not given.
+        writeback: let the kernel keep what is written, and write it later.
     """
     control = mountpoint.with_name(mountpoint.name + ".control")
     if first_bad_block is None:
@@ -63,6 +63,7 @@ def faulty_disk(
         f"--first-bad-block={first_bad_block}",
         f"--block-size={block_size}",
         f"--control={control}",
+        *(["--writeback"] if writeback else []),
     ]
     with subprocess.Popen(command) as server:
         try:

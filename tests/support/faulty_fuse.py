@@ -2,12 +2,14 @@
 
 Runs as its own process: python tests/support/faulty_fuse.py BACKING MOUNTPOINT [options]. Reads
 that touch a bad block (every Nth block of every file) answer EIO. The control file, read again at
-every request, makes whole kinds of requests fail while it names them: the words `read`, `write`
-and `fsync`; `hold` lets writes wait for as long as it is there. Ends and unmounts on SIGTERM,
-SIGINT or when its parent ends.
+every request, makes requests fail while it names them: the words `read`, `write` and `fsync`, or
+`write:7` for writes that touch block 7 of any file. `hold` lets writes wait for as long as it is
+there, and `slow` lets each read take some time. Ends and unmounts on SIGTERM, SIGINT or when its
+parent ends.
 
 Files are served with direct I/O: the kernel's own read-ahead would otherwise widen one bad block
-to a whole folio. (A loop device on top reads ahead too: see `loop_devices`.)
+to a whole folio. (A loop device on top reads ahead too: see `loop_devices`.) With `--writeback`
+the kernel keeps what is written and writes it later, so that a failure shows at a sync.
 `tests.support.faulty_disk` starts and stops it.
 """
 
@@ -25,6 +27,7 @@ import pyfuse3
 import trio
 
 _PR_SET_PDEATHSIG = 1
+_SLOW_S = 0.03
 
 
 class FaultyOperations(pyfuse3.Operations):
@@ -37,12 +40,15 @@ class FaultyOperations(pyfuse3.Operations):
         first_bad_block: int,
         block_size: int,
         control: Path | None,
+        *,
+        writeback: bool,
     ) -> None:
         super().__init__()
         self._read_error_every = read_error_every
         self._first_bad_block = first_bad_block
         self._block_size = block_size
         self._control = control
+        self.enable_writeback_cache = writeback
         self._names = sorted(entry.name for entry in backing.iterdir() if entry.is_file())
         self._fds = [os.open(backing / name, os.O_RDWR) for name in self._names]
 
@@ -70,10 +76,12 @@ class FaultyOperations(pyfuse3.Operations):
                 return
 
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        return pyfuse3.FileInfo(fh=inode, direct_io=True)
+        return pyfuse3.FileInfo(fh=inode, direct_io=not self.enable_writeback_cache)
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
         self._fail_if_told("read")
+        if "slow" in self._words():
+            await trio.sleep(_SLOW_S)
         if self._read_error_every and self._touches_bad_block(off, size):
             raise pyfuse3.FUSEError(errno.EIO)
         return os.pread(self._fds[fh - 2], size, off)
@@ -81,7 +89,9 @@ class FaultyOperations(pyfuse3.Operations):
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         while "hold" in self._words():
             await trio.sleep(0.01)
-        self._fail_if_told("write")
+        self._fail_if_told(
+            "write", off // self._block_size, -(-(off + len(buf)) // self._block_size)
+        )
         return os.pwrite(self._fds[fh - 2], buf, off)
 
     async def fsync(self, fh: int, datasync: bool) -> None:
@@ -98,11 +108,15 @@ class FaultyOperations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         if fields.update_size:
             os.ftruncate(self._fds[inode - 2], attr.st_size)
+        if fields.update_mtime:
+            os.utime(self._fds[inode - 2], ns=(attr.st_mtime_ns, attr.st_mtime_ns))
         return self._attributes(inode)
 
-    def _fail_if_told(self, kind: str) -> None:
-        if kind in self._words():
-            raise pyfuse3.FUSEError(errno.EIO)
+    def _fail_if_told(self, kind: str, first_block: int = 0, end_block: int = 0) -> None:
+        for word in self._words():
+            name, _, block = word.partition(":")
+            if name == kind and (not block or first_block <= int(block) < end_block):
+                raise pyfuse3.FUSEError(errno.EIO)
 
     def _words(self) -> list[str]:
         if self._control is None:
@@ -155,6 +169,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--first-bad-block", type=int, default=0)
     parser.add_argument("--block-size", type=int, default=4096)
     parser.add_argument("--control", type=Path)
+    parser.add_argument("--writeback", action="store_true")
     options = parser.parse_args(arguments)
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -166,6 +181,7 @@ def main(arguments: Sequence[str]) -> None:
         options.first_bad_block,
         options.block_size,
         options.control,
+        writeback=options.writeback,
     )
     fuse_options = set(pyfuse3.default_options) | {"fsname=faulty"}
     pyfuse3.init(operations, str(options.mountpoint), fuse_options)
