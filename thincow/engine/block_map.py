@@ -3,7 +3,7 @@
 Changes reference counts together with the map, new references before old ones are released.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -56,12 +56,15 @@ class BlockMap:
         lengths = np.diff(starts, append=length)
         return list(zip(values[starts].tolist(), lengths.tolist(), strict=True))
 
-    def assign(self, address: int, runs: Iterable[tuple[int, int]]) -> None:
+    def assign(self, address: int, runs: Sequence[tuple[int, int]]) -> None:
         """Give consecutive blocks new references, as runs of (reference, length in blocks).
 
         Counts of the COW blocks involved follow. Nothing has changed when this raises (a window
         that cannot be loaded).
         """
+        if len(runs) == 1 and runs[0][1] == 1:
+            self._assign_one(address, runs[0][0])
+            return
         changes = []
         cow = self._cow
         for reference, length in runs:
@@ -91,6 +94,25 @@ class BlockMap:
                 window.values[low:high] = np.arange(change.reference, change.reference + high - low)
         for change in changes:
             cow.drop_references(change.dropped)
+
+    def _assign_one(self, address: int, reference: int) -> None:
+        """Do what `assign` does, without what many blocks need."""
+        windows, cow = self._windows, self._cow
+        window, low = windows.get(address >> windows.shift), address & windows.mask
+        old = window.cells[low]
+        if old == reference:
+            return
+        added = (reference - COW_BASE, 1) if reference >= COW_BASE else None
+        dropped = (old - COW_BASE, 1) if old >= COW_BASE else None
+        cow.preload(added)
+        cow.preload(dropped)
+        self.changes += 1
+        cow.add_references(added)
+        windows.change(window, low, low + 1)
+        if self.watched is not None:
+            self.watched.append((address, 1))
+        window.cells[low] = reference
+        cow.drop_references(dropped)
 
     @contextmanager
     def unwatched(self) -> Iterator[None]:
@@ -139,13 +161,6 @@ class _Change:
 def _change(window: Window, low: int, high: int, reference: int) -> _Change | None:
     """Return what it takes to give positions a run of references; None when they have it."""
     length = high - low
-    if length == 1:
-        old = window.cells[low]
-        if old == reference:
-            return None
-        added = (reference - COW_BASE, 1) if reference >= COW_BASE else None
-        dropped = (old - COW_BASE, 1) if old >= COW_BASE else None
-        return _Change(window, low, high, reference, added, dropped)
     before = window.values[low:high]
     after = (
         np.full(length, ZERO, np.int64)

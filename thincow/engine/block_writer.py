@@ -107,7 +107,14 @@ class BlockWriter:
             self._checksums.windows.preload(address, len(hashes))
         stored = self._cow.allocate(plan.new) if plan.new else []
         try:
-            runs, fresh = self._store(data, plan.runs, stored) if stored else (plan.runs, [])
+            if not stored:
+                runs, fresh = plan.runs, []
+            elif len(hashes) == 1:
+                block = stored[0][0]
+                self._cow.file.write(data, block * self._block_size)
+                runs, fresh = [(COW_BASE + block, 1)], [(0, COW_BASE + block, 1)]
+            else:
+                runs, fresh = self._store(data, plan.runs, stored)
             # One change for all: what the write releases may be what earlier blocks now refer to.
             earlier = sum(length for _, length in plan.earlier)
             self._map.assign(address - earlier, [*plan.earlier, *runs])

@@ -54,6 +54,8 @@ class CowCounts:
 
     def add(self, blocks: CowBlocks) -> None:
         """Count one reference more for each block (an entry of an array each time it occurs)."""
+        if blocks is None:
+            return
         if isinstance(blocks, tuple) and blocks[1] == 1:
             window, low = self._at(blocks[0])
             self._windows.change(window, low, low + 1)
@@ -75,6 +77,8 @@ class CowCounts:
         Raises:
             CorruptStoreError: when the store counted less references than there are.
         """
+        if blocks is None:
+            return [], []
         if isinstance(blocks, tuple) and blocks[1] == 1:
             return self._drop_one(blocks)
         fresh: list[Run] = []
@@ -95,6 +99,8 @@ class CowCounts:
 
     def preload(self, blocks: CowBlocks) -> None:
         """Load the windows of blocks, so that changing their counts cannot fail."""
+        if blocks is None:
+            return
         if isinstance(blocks, tuple):
             self._windows.preload(*blocks)
             return
@@ -117,11 +123,11 @@ class CowCounts:
         assert window.base is not None
         return ([], [run]) if window.base[low] else ([run], [])
 
-    def _by_window(self, blocks: CowBlocks) -> Iterator[tuple[Window, int, int, Int64Array | None]]:
+    def _by_window(
+        self, blocks: Run | Int64Array
+    ) -> Iterator[tuple[Window, int, int, Int64Array | None]]:
         """Go through blocks by window: it, the range of positions, and the positions if not all."""
         counts = self._windows
-        if blocks is None:
-            return
         if isinstance(blocks, tuple):
             start, length = blocks
             while length:

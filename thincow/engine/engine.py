@@ -295,7 +295,8 @@ class Engine:
 
     def _trim(self) -> None:
         for windows in self._windows:
-            windows.trim()
+            if windows.has_grown:
+                windows.trim()
 
 
 def _store_failed(what: str, why: str | None) -> StoreFailedError:

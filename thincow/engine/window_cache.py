@@ -64,6 +64,8 @@ class WindowCache:
         self._windows: OrderedDict[int, Window] = OrderedDict()
         self._dirty: dict[int, Window] = {}
         self._frozen_windows = 0
+        self.has_grown = False
+        """Whether windows were loaded since the last `trim`, or could not be dropped then."""
         self.window_blocks = window_blocks
         self.shift = window_blocks.bit_length() - 1
         self.mask = window_blocks - 1
@@ -84,6 +86,7 @@ class WindowCache:
             first_block = number << self.shift
             window = Window(first_block, self._load(first_block, self.window_blocks))
             self._windows[number] = window
+            self.has_grown = True
         else:
             self._windows.move_to_end(number)
         return window
@@ -109,6 +112,7 @@ class WindowCache:
     def trim(self) -> None:
         """Drop the windows used longest ago, as far as they hold no changes."""
         excess = len(self._windows) - self._capacity - len(self._dirty) - self._frozen_windows
+        self.has_grown = len(self._windows) > self._capacity
         if excess <= 0:
             return
         # Some more than needed, so that not every request pays for the search.
