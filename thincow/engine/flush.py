@@ -71,7 +71,7 @@ class Flush:
         self._drops_hashes = True
         self._saw_needed = False
         self.done = 0
-        """Blocks written."""
+        """Blocks flushed."""
         self.total = 0
         """Blocks to write when it began."""
         self.is_cancelled = False
@@ -192,10 +192,13 @@ class Flush:
             while any(contents.is_being_read(*run) for run in runs):
                 yield Pause.WAIT
             writer = self._writer(device)
+            unproved = [run for run in runs if parts.upstream.is_marked(*run)]
             parts.upstream.mark(runs, drop_hashes=self._drops_hashes)
             self._drops_hashes = False
             yield from self._settle()
-            work = BatchWrite(device, batch.addresses, batch.references, self._tools.source, writer)
+            work = BatchWrite(
+                device, batch.addresses, batch.references, self._tools.source, writer, unproved
+            )
             yield work
             self._take(device, work)
             yield from self._settle()
@@ -224,7 +227,8 @@ class Flush:
         parts.upstream.written(runs, row, prints)
         addresses = written.tolist()
         parts.hashes.note_flushed([work.hashes[address] for address in addresses], addresses)
-        device.stats.flush_writes += len(addresses)
+        device.stats.flush_writes += len(addresses) - work.equal_blocks
+        device.stats.flush_equal += work.equal_blocks
         device.stats.flush_errors += len(work.bad)
         self.done += len(addresses)
         for address, reason in sorted(work.bad.items()):

@@ -7,8 +7,8 @@ from thincow.engine.contents import Contents
 from thincow.engine.device import Device
 from thincow.engine.epoch import EpochParts
 from thincow.engine.flush import Flush, FlushOrder
+from thincow.engine.flush_source import Source
 from thincow.engine.flush_steps import FlushTools, Pause
-from thincow.engine.flush_write import Source
 from thincow.engine.open_store import OpenStore
 from thincow.errors import CommitError, FlushError, ReadOnlyError, StoreFailedError, ThincowError
 from thincow.store import extents_table

@@ -6,7 +6,8 @@ from enum import Enum
 from thincow.engine.committer import Committer
 from thincow.engine.contents import Contents
 from thincow.engine.epoch import EpochParts
-from thincow.engine.flush_write import BatchWrite, PieceRead, Source
+from thincow.engine.flush_source import Source
+from thincow.engine.flush_write import BatchWrite, PieceRead
 from thincow.store.connection import Connection
 from thincow.store.disk import Disk
 

@@ -1,7 +1,8 @@
 """The slow part of a flush: contents to their own places upstream. For any one thread.
 
-Writes are ascending and large. When one fails, or the sync after them, the blocks at fault are
-found by writing halves synchronously: a buffered error names no offset.
+Writes are ascending and large; what upstream holds already is left out, but synced all the same.
+When a write fails, or the sync after them, everything is written again, and the blocks at fault
+are found by writing halves synchronously: a buffered error names no offset.
 """
 
 from collections.abc import Iterator
@@ -10,45 +11,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from thincow.block_types import COW_BASE, ZERO
 from thincow.engine.device import Device
+from thincow.engine.flush_compare import held_upstream
+from thincow.engine.flush_source import Source
+from thincow.engine.free_runs import Run
 from thincow.engine.runs import Int64Array, ReferenceCodec, merge_numbers, split
-from thincow.store.disk import Disk
 from thincow.store.upstream_writer import UpstreamWriter
 
 _PIECE_BYTES = 1 << 20
 _CODEC = ReferenceCodec()
-
-
-@dataclass(slots=True)
-class Source:
-    """Where contents are read from, while nothing overwrites them."""
-
-    disk: Disk
-    cow_fd: int
-    upstream_fds: dict[int, tuple[int, int, int]]
-    """Device id -> descriptor, first block address, size in bytes."""
-    block_size: int
-
-    def read(self, reference: int, length: int, into: memoryview) -> None:
-        """Read a run of blocks into a zeroed buffer of exactly its size.
-
-        Raises:
-            OSError: when any of it cannot be read.
-        """
-        if reference == ZERO:
-            return
-        size = self.block_size
-        if reference >= COW_BASE:
-            fd, offset, count = self.cow_fd, (reference - COW_BASE) * size, length * size
-        else:
-            fd, first, size_bytes = self.upstream_fds[reference >> 40]
-            offset = (reference - first) * size
-            count = min(length * size, size_bytes - offset)
-        data = self.disk.read(fd, count, offset)
-        if len(data) != count:
-            raise OSError(5, "the source of a block is too short")
-        into[:count] = data
 
 
 @dataclass(slots=True)
@@ -60,10 +31,14 @@ class BatchWrite:
     references: Int64Array
     source: Source
     writer: UpstreamWriter
+    unproved: list[Run]
+    """Runs of blocks that must not be compared with upstream."""
     bad: dict[int, str] = field(default_factory=dict)
     """Addresses that were not written, and why."""
     hashes: dict[int, int] = field(default_factory=dict)
     """Unsigned hash of each block that was written, by address."""
+    equal_blocks: int = 0
+    """How many blocks upstream held already."""
     mtime_ns: int | None = None
 
     def run(self) -> None:
@@ -75,11 +50,27 @@ class BatchWrite:
     def _write_all(self) -> bool:
         try:
             for first, buffer in self._pieces():
-                self.writer.write(buffer, self._offset(first))
+                for part_first, part in self._differing(first, buffer):
+                    self.writer.write(part, self._offset(part_first))
             self.writer.sync()
         except OSError:
+            self.equal_blocks = 0
             return False
         return True
+
+    def _differing(self, first: int, buffer: memoryview) -> list[tuple[int, memoryview]]:
+        """Return the parts of a piece that upstream does not hold already."""
+        if any(start <= first < start + length for start, length in self.unproved):
+            return [(first, buffer)]
+        is_held = held_upstream(self.source, first, buffer)
+        if not is_held.any():
+            return [(first, buffer)]
+        self.equal_blocks += int(is_held.sum())
+        size = self.source.block_size
+        return [
+            (first + at, buffer[at * size : (at + length) * size])
+            for at, length in merge_numbers(np.flatnonzero(~is_held))
+        ]
 
     def _find_bad_blocks(self) -> None:
         for first, buffer in self._pieces():

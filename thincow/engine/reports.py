@@ -118,6 +118,7 @@ def _device(device: Device) -> Lines:
         ("upstream reads", stats.upstream_reads),
         ("upstream read errors", stats.upstream_read_errors),
         ("flush writes", stats.flush_writes),
+        ("flush blocks equal", stats.flush_equal),
         ("flush errors", stats.flush_errors),
         ("FUSE reads", stats.fuse_reads),
         ("FUSE writes", stats.fuse_writes),

@@ -10,6 +10,7 @@ class DeviceStatistics:
     upstream_reads: int = 0
     upstream_read_errors: int = 0
     flush_writes: int = 0
+    flush_equal: int = 0
     flush_errors: int = 0
     fuse_reads: int = 0
     fuse_writes: int = 0

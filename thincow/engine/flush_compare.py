@@ -1,0 +1,65 @@
+"""Which blocks upstream holds already what a flush would write there.
+
+Looks only at what is in the page cache: reading a disk in order to save a write to it would gain
+nothing, and on a failing disk it might take long or do harm. So what is equal may count as
+different, never the other way round. Ranges that a cut or failed flush left unproved must not be
+compared at all: what the page cache holds of them may never have reached the disk.
+"""
+
+from typing import Final
+
+import numpy as np
+
+from thincow.engine.block_ranges import BlockRanges
+from thincow.engine.flush_source import Source
+from thincow.engine.runs import BoolArray, Int64Array
+
+_PIECE_BYTES: Final = 1 << 20
+
+
+def held_upstream(source: Source, address: int, data: bytearray | memoryview) -> BoolArray:
+    """Tell of each block of some contents whether upstream blocks from `address` on hold it."""
+    count = len(data) // source.block_size
+    held = bytearray(len(data))
+    try:
+        if not source.peek(address, count, memoryview(held)):
+            return np.zeros(count, np.bool_)
+    except OSError:
+        return np.zeros(count, np.bool_)
+    if held == data:
+        return np.ones(count, np.bool_)
+    if count == 1:
+        return np.zeros(1, np.bool_)
+    left, right = (np.frombuffer(side, np.int64).reshape(count, -1) for side in (held, data))
+    equal: BoolArray = (left == right).all(axis=1)
+    return equal
+
+
+def count_held_upstream(
+    source: Source,
+    firsts: Int64Array,
+    lengths: Int64Array,
+    references: Int64Array,
+    unproved: BlockRanges,
+) -> int:
+    """Return how many blocks of extents need not be written, as far as can be told at once."""
+    most = max(1, _PIECE_BYTES // source.block_size)
+    unknown = unproved.overlap(firsts, lengths)
+    rows = zip(
+        firsts.tolist(), lengths.tolist(), references.tolist(), unknown.tolist(), strict=True
+    )
+    equal = 0
+    for first, length, reference, unproved_blocks in rows:
+        if unproved_blocks:
+            continue
+        step = 0 if reference < 0 else 1
+        for at in range(0, length, most):
+            count = min(most, length - at)
+            data = bytearray(count * source.block_size)
+            try:
+                is_read = source.peek(reference + step * at, count, memoryview(data))
+            except OSError:
+                is_read = False
+            if is_read:
+                equal += int(held_upstream(source, first + at, data).sum())
+    return equal

@@ -1,0 +1,55 @@
+"""Where a flush reads contents from. For any one thread."""
+
+import errno
+from dataclasses import dataclass
+
+from thincow.block_types import COW_BASE, DEVICE_SHIFT, ZERO
+from thincow.store.disk import Disk
+
+
+@dataclass(slots=True)
+class Source:
+    """Where contents are read from, while nothing overwrites them."""
+
+    disk: Disk
+    cow_fd: int
+    upstream_fds: dict[int, tuple[int, int, int]]
+    """Device id -> descriptor, first block address, size in bytes."""
+    block_size: int
+
+    def read(self, reference: int, length: int, into: memoryview) -> None:
+        """Read a run of blocks into a zeroed buffer of exactly its size.
+
+        Raises:
+            OSError: when any of it cannot be read.
+        """
+        if reference == ZERO:
+            return
+        fd, offset, count = self._place(reference, length)
+        data = self.disk.read(fd, count, offset)
+        if len(data) != count:
+            raise OSError(5, "the source of a block is too short")
+        into[:count] = data
+
+    def peek(self, reference: int, length: int, into: memoryview) -> bool:
+        """Read as `read` does if that can be done at once, without any disk; tell whether.
+
+        Raises:
+            OSError: when it cannot be read at all.
+        """
+        if reference == ZERO:
+            return True
+        fd, offset, count = self._place(reference, length)
+        return self.disk.read_cached(fd, into[:count], offset)
+
+    def _place(self, reference: int, length: int) -> tuple[int, int, int]:
+        """Return descriptor, offset and number of bytes (fewer at the end of a device)."""
+        size = self.block_size
+        if reference >= COW_BASE:
+            return self.cow_fd, (reference - COW_BASE) * size, length * size
+        try:
+            fd, first, size_bytes = self.upstream_fds[reference >> DEVICE_SHIFT]
+        except KeyError:
+            raise OSError(errno.ENXIO, "the device is missing") from None
+        offset = (reference - first) * size
+        return fd, offset, min(length * size, size_bytes - offset)
