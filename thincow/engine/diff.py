@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from thincow.block_types import COW_BASE, DEVICE_SHIFT, MAX_DEVICE_BLOCKS, ZERO
-from thincow.engine.flush_write import Source
+from thincow.engine.flush_source import Source
 from thincow.engine.map_runs import RunStream, Segments, walk
 from thincow.store.columns import IntColumn
 from thincow.store.devices_table import DeviceRow

@@ -18,7 +18,7 @@ from thincow.engine.deduplication import Deduplication
 from thincow.engine.device import Device
 from thincow.engine.epoch import EpochParts
 from thincow.engine.fetch import Fetch, WouldBlock
-from thincow.engine.flush_control import FlushControl, flush_tools
+from thincow.engine.flush_control import FlushControl, flush_source, flush_tools
 from thincow.engine.hash_index import HashIndex
 from thincow.engine.open_errors import in_one_line
 from thincow.engine.open_store import OpenStore, open_store
@@ -114,7 +114,7 @@ class Engine:
             )
             if not options.read_only_upstream and (store.paths.database or options.force):
                 tools = flush_tools(disk, store, self._committer, parts, self._contents)
-        self.flush = FlushControl(tools, self.devices)
+        self.flush = FlushControl(tools, self.devices, flush_source(disk, store))
         self._writer = BlockWriter(
             self._map,
             self._cow,

@@ -26,6 +26,7 @@ from thincow.engine.device import Device
 from thincow.engine.flush_copy import copy_needed
 from thincow.engine.flush_selection import FlushSelector, Selection
 from thincow.engine.flush_steps import FlushTools, Pause, Step
+from thincow.engine.flush_users import describe_waiting
 from thincow.engine.flush_write import BatchWrite
 from thincow.engine.free_runs import FreeRuns, Run
 from thincow.engine.runs import merge_numbers
@@ -43,20 +44,27 @@ _FEW: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class FlushOrder:
-    """What to flush: at most `max_blocks` (None: all); `copies` lets it break cycles."""
+    """What to flush: at most `max_blocks` (None: all); `copies` lets it break cycles.
+
+    `names` are devices that are flushed alone (None: all are flushed). Nothing is copied then for
+    the sake of others: what they show has to be flushed with them.
+    """
 
     max_blocks: int | None = None
     copies: bool = True
     batch_bytes: int = _BATCH_BYTES
+    names: frozenset[str] | None = None
 
 
 class Flush:
     """One flush. `steps` may be gone through once."""
 
     def __init__(self, tools: FlushTools, devices: Sequence[Device], order: FlushOrder) -> None:
-        """Prepare to flush devices; nothing is opened or changed yet."""
+        """Prepare to flush some of `devices`; nothing is opened or changed yet."""
         self._tools = tools
-        self._devices = devices
+        chosen = {device.name for device in devices} if order.names is None else order.names
+        self._devices = [device for device in devices if device.name in chosen]
+        self._others = [device for device in devices if device.name not in chosen]
         self._order = order
         self._map: BlockMap = tools.parts.block_map
         self._selector = FlushSelector(tools.reader, self._map)
@@ -94,7 +102,7 @@ class Flush:
         try:
             yield Pause.COMMIT
             reader = self._tools.reader
-            self.total = extents_table.count_blocks(reader)
+            self.total = self._count_dirty()
             self._sampled = set(devices_table.load_fingerprints(reader))
             yield from self._passes()
         finally:
@@ -116,7 +124,7 @@ class Flush:
             for device in self._devices:
                 copied += yield from self._sweep(device, copied_blocks)
             yield Pause.COMMIT
-            left = extents_table.count_blocks(self._tools.reader) - self._skipped.blocks
+            left = self._count_dirty() - self._skipped.blocks
             progress = self.done - before
             if left <= 0:
                 return
@@ -126,11 +134,7 @@ class Flush:
                 return
             elif not progress and not copied and self._saw_needed:
                 if self._order.copies and not self._is_over():
-                    raise FlushError(
-                        f"{left} blocks wait for each other in cycles, and there is no space to "
-                        "copy even one of them: free some space and flush again",
-                        errno.ENOSPC,
-                    )
+                    raise self._stuck(left)
                 return
 
     def _sweep(self, device: Device, copied_blocks: int) -> Generator[Step, None, int]:
@@ -144,9 +148,8 @@ class Flush:
             if copied_blocks and selection.needed.any():
                 few = (~selection.needed).sum() * 2 < len(selection.addresses)
                 if few:
-                    count = yield from copy_needed(
-                        self._tools, self._selector, selection.needed_runs(copied_blocks)
-                    )
+                    runs = self._movable(selection, copied_blocks)
+                    count = yield from copy_needed(self._tools, self._selector, runs)
                     copied += count
                     if count:
                         yield from self._settle()
@@ -163,6 +166,14 @@ class Flush:
         return self._selector.select(
             device, position, self._batch_blocks, self._skipped, self._changed
         )
+
+    def _movable(self, selection: Selection, limit: int) -> list[Run]:
+        """Return runs of blocks that may be copied, since only flushed devices show them."""
+        addresses = selection.addresses[selection.needed]
+        if self._others:
+            others = frozenset(device.id for device in self._others)
+            addresses = addresses[~self._selector.needed(addresses, others)]
+        return merge_numbers(addresses[:limit])
 
     def _note_changes(self) -> list[Run]:
         """Take the runs of blocks that clients changed since this was asked last."""
@@ -260,6 +271,22 @@ class Flush:
 
     def _is_over(self) -> bool:
         return self.is_cancelled or self._blocks_left() <= 0
+
+    def _count_dirty(self) -> int:
+        return sum(
+            extents_table.count_blocks(self._tools.reader, device.first_block, device.end_block)
+            for device in self._devices
+        )
+
+    def _stuck(self, left: int) -> FlushError:
+        waiting = describe_waiting(self._tools.reader, self._devices, self._others)
+        if waiting is not None:
+            return FlushError(waiting, errno.EBUSY)
+        return FlushError(
+            f"{left} blocks wait for each other in cycles, and there is no space to copy even "
+            "one of them: free some space and flush again",
+            errno.ENOSPC,
+        )
 
     def _describe_errors(self) -> str:
         first = next(iter(self._errors.values()))

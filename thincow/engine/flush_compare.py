@@ -15,6 +15,8 @@ from thincow.engine.flush_source import Source
 from thincow.engine.runs import BoolArray, Int64Array
 
 _PIECE_BYTES: Final = 1 << 20
+_EXTENTS_AT_ONCE: Final = 256
+"""So many neighbours are passed over together when upstream is in memory for none of them."""
 
 
 def held_upstream(source: Source, address: int, data: bytearray | memoryview) -> BoolArray:
@@ -42,24 +44,32 @@ def count_held_upstream(
     references: Int64Array,
     unproved: BlockRanges,
 ) -> int:
-    """Return how many blocks of extents need not be written, as far as can be told at once."""
-    most = max(1, _PIECE_BYTES // source.block_size)
-    unknown = unproved.overlap(firsts, lengths)
-    rows = zip(
-        firsts.tolist(), lengths.tolist(), references.tolist(), unknown.tolist(), strict=True
-    )
+    """Return how many blocks of a device's extents need not be written, as far as is in memory."""
+    is_proved = unproved.overlap(firsts, lengths) == 0
+    columns = firsts[is_proved], lengths[is_proved], references[is_proved]
     equal = 0
-    for first, length, reference, unproved_blocks in rows:
-        if unproved_blocks:
+    for low in range(0, len(columns[0]), _EXTENTS_AT_ONCE):
+        part = [column[low : low + _EXTENTS_AT_ONCE].tolist() for column in columns]
+        start, end = part[0][0], part[0][-1] + part[1][-1]
+        if not source.has_none(start, end - start):
+            for extent in zip(*part, strict=True):
+                equal += _count_held(source, *extent)
+    return equal
+
+
+def _count_held(source: Source, first: int, length: int, reference: int) -> int:
+    most = max(1, _PIECE_BYTES // source.block_size)
+    step = 0 if reference < 0 else 1
+    equal = 0
+    for at in range(0, length, most):
+        count = min(most, length - at)
+        if source.has_none(first + at, count):
             continue
-        step = 0 if reference < 0 else 1
-        for at in range(0, length, most):
-            count = min(most, length - at)
-            data = bytearray(count * source.block_size)
-            try:
-                is_read = source.peek(reference + step * at, count, memoryview(data))
-            except OSError:
-                is_read = False
-            if is_read:
-                equal += int(held_upstream(source, first + at, data).sum())
+        data = bytearray(count * source.block_size)
+        try:
+            is_read = source.peek(reference + step * at, count, memoryview(data))
+        except OSError:
+            is_read = False
+        if is_read:
+            equal += int(np.count_nonzero(held_upstream(source, first + at, data)))
     return equal

@@ -1,5 +1,6 @@
 """Starts flushes, one at a time, and says how they stand."""
 
+import errno
 from collections.abc import Callable, Sequence
 
 from thincow.engine.committer import Committer
@@ -7,34 +8,42 @@ from thincow.engine.contents import Contents
 from thincow.engine.device import Device
 from thincow.engine.epoch import EpochParts
 from thincow.engine.flush import Flush, FlushOrder
+from thincow.engine.flush_plan import FlushPlan, plan_flush
 from thincow.engine.flush_source import Source
 from thincow.engine.flush_steps import FlushTools, Pause
 from thincow.engine.open_store import OpenStore
 from thincow.errors import CommitError, FlushError, ReadOnlyError, StoreFailedError, ThincowError
 from thincow.store import extents_table
 from thincow.store.disk import Disk
+from thincow.store.snapshot import Snapshot
 
 
 def flush_tools(
     disk: Disk, store: OpenStore, committer: Committer, parts: EpochParts, contents: Contents
 ) -> FlushTools:
     """Collect what a flush needs of an open store."""
+    reader, source = store.database.reader, flush_source(disk, store)
+    return FlushTools(disk, reader, committer, parts, contents, source)
+
+
+def flush_source(disk: Disk, store: OpenStore) -> Source:
+    """Return where the contents of an open store are read from."""
     upstream_fds = {
         device.id: (device.upstream.fd, device.first_block, device.upstream.size_bytes)
         for device in store.devices
         if device.upstream is not None
     }
-    source = Source(disk, store.cow_file.fd, upstream_fds, store.facts.block_size)
-    return FlushTools(disk, store.database.reader, committer, parts, contents, source)
+    return Source(disk, store.cow_file.fd, upstream_fds, store.facts.block_size)
 
 
 class FlushControl:
     """The flushes of one engine."""
 
-    def __init__(self, tools: FlushTools | None, devices: Sequence[Device]) -> None:
-        """Flush these devices; without tools flushing is disabled."""
+    def __init__(self, tools: FlushTools | None, devices: Sequence[Device], source: Source) -> None:
+        """Flush these devices; without tools flushing is disabled, and can only be planned."""
         self._tools = tools
         self._devices = devices
+        self._source = source
         self._running: Flush | None = None
         self._error: str | None = None
 
@@ -61,19 +70,30 @@ class FlushControl:
             return "ready"
         return "clean" if extents_table.is_empty(self._tools.reader) else "ready"
 
-    def begin(self, order: FlushOrder, devices: Sequence[Device] | None = None) -> Flush:
+    def plan(self, snapshot: Snapshot) -> FlushPlan:
+        """Return what a full flush would do; for any thread.
+
+        Raises:
+            CorruptStoreError: when the store is damaged.
+        """
+        return plan_flush(snapshot, self._devices, self._source)
+
+    def begin(self, order: FlushOrder) -> Flush:
         """Return a flush whose steps are to be gone through, and `end` called then.
 
         Raises:
             ReadOnlyError: when flushing is disabled.
-            FlushError: when one is running.
+            FlushError: when one is running, or there is no such device.
         """
         if self._tools is None:
             raise ReadOnlyError("flushing is disabled in this mount")
         if self._running is not None:
-            raise FlushError("a flush is running", 16)
+            raise FlushError("a flush is running", errno.EBUSY)
+        unknown = (order.names or frozenset()) - {device.name for device in self._devices}
+        if unknown:
+            raise FlushError(f"there is no device {min(unknown)}", errno.ENODEV)
         self._error = None
-        self._running = Flush(self._tools, devices or self._devices, order)
+        self._running = Flush(self._tools, self._devices, order)
         return self._running
 
     def end(self, error: ThincowError | None) -> None:

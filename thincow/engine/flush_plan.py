@@ -18,6 +18,7 @@ from thincow.engine.device import Device
 from thincow.engine.flush_compare import count_held_upstream
 from thincow.engine.flush_cycles import Cycles, find_cycles
 from thincow.engine.flush_source import Source
+from thincow.engine.flush_users import shown_by_devices
 from thincow.engine.runs import BoolArray, Int64Array
 from thincow.errors import CorruptStoreError
 from thincow.store.snapshot import Snapshot
@@ -159,21 +160,6 @@ def plan_flush(snapshot: Snapshot, devices: Sequence[Device], source: Source) ->
     )
 
 
-def shown_elsewhere(
-    dirty: BlockRanges, users: Int64Array, lengths: Int64Array, targets: Int64Array
-) -> dict[int, int]:
-    """Return by device id how many upstream blocks of `dirty` extents of that device refer to."""
-    counts = {}
-    ids = users >> DEVICE_SHIFT
-    for device_id in np.unique(ids).tolist():
-        chosen = ids == device_id
-        used = BlockRanges.union(targets[chosen], lengths[chosen])
-        blocks = int(dirty.overlap(used.starts, used.lengths).sum())
-        if blocks:
-            counts[device_id] = blocks
-    return counts
-
-
 def _plan_device(
     device: Device,
     extents: _Extents,
@@ -183,7 +169,7 @@ def _plan_device(
 ) -> DevicePlan:
     own = extents.of(device)
     moved = extents[extents.is_moved & (extents.firsts >> DEVICE_SHIFT != device.id)]
-    users = shown_elsewhere(
+    users = shown_by_devices(
         BlockRanges.union(own.firsts, own.lengths), moved.firsts, moved.lengths, moved.references
     )
     equal = count_held_upstream(source, own.firsts, own.lengths, own.references, unproved)

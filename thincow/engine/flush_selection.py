@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from thincow.block_types import DEVICE_SHIFT
 from thincow.engine.block_map import BlockMap
 from thincow.engine.device import Device
 from thincow.engine.free_runs import FreeRuns, Run
@@ -36,10 +37,6 @@ class Selection:
             self.needed[chosen],
             self.next_address,
         )
-
-    def needed_runs(self, limit: int) -> list[Run]:
-        """Return runs of candidates that somebody needs, at most `limit` blocks."""
-        return merge_numbers(self.addresses[self.needed][:limit])
 
 
 class FlushSelector:
@@ -90,8 +87,26 @@ class FlushSelector:
         for runs in skipped:
             kept &= ~_inside(addresses, runs)
         addresses, references = addresses[kept], references[kept]
-        needed = self._needed(addresses)
+        needed = self.needed(addresses)
         return Selection(addresses, references, needed, position)
+
+    def needed(self, addresses: Int64Array, by: frozenset[int] | None = None) -> BoolArray:
+        """Tell which upstream blocks others show: only devices with these ids count, None: any."""
+        needed = np.zeros(len(addresses), np.bool_)
+        if not len(addresses):
+            return needed
+        start, end = int(addresses[0]), int(addresses[-1]) + 1
+        for first, count, target in extents_table.load_users(self._reader, start, end):
+            if by is None or first >> DEVICE_SHIFT in by:
+                low, high = np.searchsorted(addresses, (target, target + count))
+                needed[low:high] = True
+        for first, _, values in self._map.changed_windows():
+            if by is not None and first >> DEVICE_SHIFT not in by:
+                continue
+            own = np.arange(first, first + len(values))
+            used = values[(values >= start) & (values < end) & (values != own)]
+            needed |= np.isin(addresses, used)
+        return needed
 
     def users(self, start: int, length: int) -> list[Run]:
         """Return runs of virtual blocks whose content is, or was, in a range of upstream."""
@@ -112,20 +127,6 @@ class FlushSelector:
             at = addresses[low:high] - first
             unchanged[low:high] &= base[at] == values[at]
         return unchanged
-
-    def _needed(self, addresses: Int64Array) -> BoolArray:
-        needed = np.zeros(len(addresses), np.bool_)
-        if not len(addresses):
-            return needed
-        start, end = int(addresses[0]), int(addresses[-1]) + 1
-        for _, count, target in extents_table.load_users(self._reader, start, end):
-            low, high = np.searchsorted(addresses, (target, target + count))
-            needed[low:high] = True
-        for first, _, values in self._map.changed_windows():
-            own = np.arange(first, first + len(values))
-            used = values[(values >= start) & (values < end) & (values != own)]
-            needed |= np.isin(addresses, used)
-        return needed
 
 
 def _inside(addresses: Int64Array, runs: FreeRuns) -> BoolArray:

@@ -2,6 +2,7 @@
 
 import errno
 from dataclasses import dataclass
+from mmap import PAGESIZE
 
 from thincow.block_types import COW_BASE, DEVICE_SHIFT, ZERO
 from thincow.store.disk import Disk
@@ -32,7 +33,7 @@ class Source:
         into[:count] = data
 
     def peek(self, reference: int, length: int, into: memoryview) -> bool:
-        """Read as `read` does if that can be done at once, without any disk; tell whether.
+        """Read as `read` does if all of it is in memory; tell whether. Reads no disk.
 
         Raises:
             OSError: when it cannot be read at all.
@@ -40,7 +41,15 @@ class Source:
         if reference == ZERO:
             return True
         fd, offset, count = self._place(reference, length)
+        pages = -(-(offset + count) // PAGESIZE) - offset // PAGESIZE
+        if self.disk.cached_pages(fd, offset, count) < pages:
+            return False
         return self.disk.read_cached(fd, into[:count], offset)
+
+    def has_none(self, address: int, length: int) -> bool:
+        """Tell whether no block of a range of upstream is in memory."""
+        fd, offset, count = self._place(address, length)
+        return self.disk.cached_pages(fd, offset, count) == 0
 
     def _place(self, reference: int, length: int) -> tuple[int, int, int]:
         """Return descriptor, offset and number of bytes (fewer at the end of a device)."""

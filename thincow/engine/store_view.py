@@ -14,7 +14,7 @@ from pathlib import Path
 from thincow.block_types import DEVICE_SHIFT
 from thincow.engine import header_check
 from thincow.engine.findings import Findings
-from thincow.engine.flush_write import Source
+from thincow.engine.flush_source import Source
 from thincow.engine.header_check import Header
 from thincow.errors import ConfigurationError, CorruptStoreError, NoStoreError
 from thincow.store.backup_mark import refuse_unfinished

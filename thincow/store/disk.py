@@ -14,8 +14,18 @@ _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
 _NOT_AVAILABLE_NOW = {errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
+_SYS_CACHESTAT = 451  # the same on all architectures; Linux 6.5
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_libc.syscall.restype = ctypes.c_long
+_libc.syscall.argtypes = (
+    ctypes.c_long,
+    ctypes.c_uint,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_uint,
+)
 
 
 class Disk:
@@ -63,6 +73,16 @@ class Disk:
             if error.errno in _NOT_AVAILABLE_NOW:
                 return False
             raise
+
+    def cached_pages(self, fd: int, offset: int, length: int) -> int:
+        """Return how many pages of a range are in the page cache, reading none of them.
+
+        0 where the kernel does not tell. (`read_cached` may begin to read what is missing.)
+        """
+        span = (ctypes.c_uint64 * 2)(offset, length)
+        counts = (ctypes.c_uint64 * 5)()
+        done = _libc.syscall(_SYS_CACHESTAT, fd, span, counts, 0)
+        return int(counts[0]) if done == 0 else 0
 
     def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
         """Write all of `data`; a short write is continued."""

@@ -93,6 +93,18 @@ def load_from(
         raise CorruptStoreError(f"an extent is damaged ({error}): run 'thincow fsck'") from error
 
 
+def load_runs(db: apsw.Connection, first_block: int, end_block: int) -> list[tuple[int, ...]]:
+    """Return (first block, length) of the extents that begin in a range, ascending."""
+    return list(
+        fetch_integers(
+            db,
+            "SELECT first_block, length FROM extents "
+            "WHERE first_block >= ? AND first_block < ? ORDER BY first_block",
+            (first_block, end_block),
+        )
+    )
+
+
 def load_users(db: apsw.Connection, first_block: int, end_block: int) -> list[tuple[int, int, int]]:
     """Return extents whose content is upstream in a range, as (first block, length, target).
 
@@ -109,9 +121,19 @@ def load_users(db: apsw.Connection, first_block: int, end_block: int) -> list[tu
     ]
 
 
-def count_blocks(db: apsw.Connection) -> int:
-    """Return the number of blocks that are not their own upstream block. Scans the table."""
-    row = fetch_row(db, "SELECT coalesce(sum(length), 0) FROM extents")
+def count_blocks(db: apsw.Connection, first_block: int, end_block: int) -> int:
+    """Return how many blocks of a device are not their own upstream block.
+
+    Args:
+        db: a connection.
+        first_block: the first of the device.
+        end_block: the one after its last.
+    """
+    row = fetch_row(
+        db,
+        "SELECT coalesce(sum(length), 0) FROM extents WHERE first_block >= ? AND first_block < ?",
+        (first_block, end_block),
+    )
     assert row is not None
     return int(row[0])
 
