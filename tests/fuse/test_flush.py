@@ -2,43 +2,16 @@
 
 import errno
 import os
-import random
-import signal
-import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.support.faulty_disk import faulty_disk
-from tests.support.mounting import Mount, wait_for_end
+from tests.support.flushing import command, state, write
+from tests.support.mounting import Mount
 
 BLOCK = 4096
-
-
-def command(mount: Mount, text: str) -> int:
-    """Write a command to /flush; return its errno, 0 for success."""
-    fd = os.open(mount.point / "flush", os.O_WRONLY)
-    try:
-        os.write(fd, text.encode())
-    except OSError as error:
-        return error.errno or 0
-    finally:
-        os.close(fd)
-    return 0
-
-
-def state(mount: Mount) -> str:
-    return (mount.point / "flush").read_text().rstrip("\n")
-
-
-def write(mount: Mount, name: str, data: bytes, offset: int = 0) -> None:
-    fd = os.open(mount.devs / name, os.O_WRONLY)
-    try:
-        assert os.pwrite(fd, data, offset) == len(data)
-    finally:
-        os.close(fd)
 
 
 def upstream(mount: Mount, name: str) -> bytes:
@@ -202,40 +175,3 @@ def test_another_handle_watches_and_cancels(mount: Mount, tmp_path: Path) -> Non
         assert state(mount) == "ready"
         assert (mount.devs / "disk").read_bytes() == new
         mount.umount()
-
-
-def test_flush_killed_at_random_moments_goes_on(mount: Mount) -> None:
-    chance = random.Random(20)
-    size = 2048
-    shown = {}
-    for name in "ab":
-        shown[name] = os.urandom(size * BLOCK)
-        mount.add(name, shown[name])
-    mount.start()
-    for _ in range(10):
-        for name in "ab":
-            (mount.devs / name).read_bytes()
-        swapped = {"a": shown["b"], "b": shown["a"][BLOCK:] + os.urandom(BLOCK)}
-        for name in "ab":
-            write(mount, name, swapped[name])
-        shown = swapped
-        subprocess.run(["sync", *(mount.devs / name for name in "ab")], check=True)
-        flush = mount.point / "flush"
-        with subprocess.Popen(
-            ["dd", f"of={flush}", "conv=notrunc"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
-        ) as client:
-            assert client.stdin is not None
-            client.stdin.write(b"full\n")
-            client.stdin.close()
-            time.sleep(chance.random() * 0.15)
-            pid = mount.pid
-            os.kill(pid, signal.SIGKILL)
-            wait_for_end(pid)
-        assert mount.fsck().returncode == 0
-        mount.start()
-        for name in "ab":
-            assert (mount.devs / name).read_bytes() == shown[name]
-        assert command(mount, "full\n") == 0
-        for name in "ab":
-            assert upstream(mount, name) == shown[name]
-            assert (mount.devs / name).read_bytes() == shown[name]

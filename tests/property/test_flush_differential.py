@@ -4,6 +4,7 @@ A client reads and writes between every two steps of a batch, aimed at what is b
 virtual devices must be right at every moment, and upstream equal to them at the end.
 """
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from thincow.engine.flush import Flush, FlushOrder
 from thincow.engine.options import Tuning
 from thincow.errors import FlushError, NoSpaceError
 
-CASES = 120
+CASES = int(os.environ.get("THINCOW_FLUSH_CASES", "200"))
+"""Set the variable to a few thousand for a longer run: 20 cases take about a second."""
 CLIENT_STEPS = 60
 """More would keep a full flush from ever ending: it goes on until nothing is dirty."""
 
