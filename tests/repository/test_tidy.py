@@ -13,6 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 SEAM = PACKAGE / "store" / "disk.py"
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 SQL_FILES = sorted([*(ROOT / "schema").glob("*.sql"), *(ROOT / "migrations").glob("*.sql")])
+BENCHMARKS = sorted((ROOT / "tools" / "benchmarks").glob("*.py"))
 TOOLS = [path for path in sorted((ROOT / "tools").iterdir()) if path.is_file()]
 
 MAX_MODULE_LINES = 300
@@ -56,12 +57,12 @@ def strings(tree: ast.Module) -> list[ast.Constant]:
     ]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
+@pytest.mark.parametrize("path", [*MODULES, *BENCHMARKS], ids=name_of)
 def test_module_is_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= MAX_MODULE_LINES
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
+@pytest.mark.parametrize("path", [*MODULES, *BENCHMARKS], ids=name_of)
 def test_module_functions_are_short(path: Path) -> None:
     long = [
         f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
@@ -73,13 +74,13 @@ def test_module_functions_are_short(path: Path) -> None:
     assert long == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
+@pytest.mark.parametrize("path", [*MODULES, *BENCHMARKS], ids=name_of)
 def test_module_says_what_it_owns(path: Path) -> None:
     tree = parse(path)
     assert not tree.body or ast.get_docstring(tree)
 
 
-@pytest.mark.parametrize("path", [*MODULES, *TESTS, *SQL_FILES, *TOOLS], ids=name_of)
+@pytest.mark.parametrize("path", [*MODULES, *TESTS, *SQL_FILES, *TOOLS, *BENCHMARKS], ids=name_of)
 def test_lines_fit_the_screen(path: Path) -> None:
     # Comments in the SQL stand in a column of their own and may be a little longer.
     limit = MAX_COLUMNS + 20 if path.suffix == ".sql" else MAX_COLUMNS
@@ -87,7 +88,7 @@ def test_lines_fit_the_screen(path: Path) -> None:
     assert long == []
 
 
-@pytest.mark.parametrize("path", [*MODULES, *TESTS, *SQL_FILES, *TOOLS], ids=name_of)
+@pytest.mark.parametrize("path", [*MODULES, *TESTS, *SQL_FILES, *TOOLS, *BENCHMARKS], ids=name_of)
 def test_nothing_is_put_off(path: Path) -> None:
     # Put together here so that this file passes its own test.
     words = "|".join(("TO" + "DO", "FIX" + "ME", "X" * 3))

@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tools.benchmarks import compare, profiling, report, scale
-from tools.benchmarks.clients import run
 from tools.benchmarks.groups import GROUPS
 from tools.benchmarks.lab import QUICK, Lab, Sizes, memory_filesystem
+from tools.benchmarks.peers import has_peers, install_peers, peer_versions
 from tools.benchmarks.run import UnknownLineError, chosen_lines, run_groups
 
 Command = Callable[[argparse.Namespace], int]
@@ -23,7 +23,9 @@ def main(description: str) -> int:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     _add_common(parser, _table)
-    parser.add_argument("--peers", action="store_true", help="measure (install) a qcow2 overlay")
+    parser.add_argument(
+        "--peers", action="store_true", help="install what is needed for a qcow2 overlay"
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="LINE", help="may hold * and ?")
     parser.add_argument("--list", action="store_true", help="list the lines and end")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there too")
@@ -98,10 +100,10 @@ def _table(arguments: argparse.Namespace) -> int:
             print(f"{line.key:32} {line.title}")
         return 0
     if arguments.peers:
-        _install_peers()
+        install_peers()
     with _lab(arguments) as lab:
-        lab.peers = arguments.peers
-        machine = lab.machine()
+        lab.peers = has_peers() and (arguments.peers or not arguments.quick)
+        machine = lab.machine() | (peer_versions() if lab.peers else {})
         lab.touch_memory()
         results = list(run_groups(lab, GROUPS, lines, _say))
     if arguments.json:
@@ -139,10 +141,6 @@ def _compare(arguments: argparse.Namespace) -> int:
     comparisons = compare.compare(old, new)
     print(compare.as_text(comparisons), end="")
     return 1 if any(found.is_worse for found in comparisons) else 0
-
-
-def _install_peers() -> None:
-    run("apt-get", "install", "-y", "--no-install-recommends", "qemu-system-common", "qemu-utils")
 
 
 def _profile(arguments: argparse.Namespace) -> int:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import apsw
 
-_FILE_BYTES = 64 << 20
 _CHUNK = 1 << 20
 _BLOCK = 4096
 
 
-def commits_per_s(directory: Path, seconds: float) -> float:
+def commits_per_s(directory: Path, file_bytes: int, seconds: float) -> float:
     """Write 4 KiB, sync it, and commit three rows, for some time, in an empty directory."""
     db = apsw.Connection(str(directory / "commits.db"))
     for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL"):
@@ -22,13 +21,13 @@ def commits_per_s(directory: Path, seconds: float) -> float:
     fd = os.open(directory / "contents", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         # Written once: to sync a place that was only allocated costs the filesystem's journal too.
-        for start in range(0, _FILE_BYTES, _CHUNK):
+        for start in range(0, file_bytes, _CHUNK):
             os.pwrite(fd, random.randbytes(_CHUNK), start)
         os.fsync(fd)
-        _one_commit(db, fd)
+        _one_commit(db, fd, file_bytes // _BLOCK)
         begin = time.perf_counter()
         for number in itertools.count(1):
-            _one_commit(db, fd)
+            _one_commit(db, fd, file_bytes // _BLOCK)
             took = time.perf_counter() - begin
             if took >= seconds:
                 return number / took
@@ -38,8 +37,8 @@ def commits_per_s(directory: Path, seconds: float) -> float:
         db.close()
 
 
-def _one_commit(db: apsw.Connection, fd: int) -> None:
-    block = random.randrange(_FILE_BYTES // _BLOCK)
+def _one_commit(db: apsw.Connection, fd: int, blocks: int) -> None:
+    block = random.randrange(blocks)
     os.pwrite(fd, random.randbytes(_BLOCK), block * _BLOCK)
     os.fdatasync(fd)
     db.execute("BEGIN IMMEDIATE")

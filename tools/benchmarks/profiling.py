@@ -146,7 +146,7 @@ def _looking(lab: Lab, subject: Subject, seconds: float) -> Iterator[Counter[str
     """Count the stacks of a process; the counts are there when the block has ended."""
     output = lab.directory / "stacks"
     command = [
-        "py-spy",
+        str(_PY_SPY),
         "record",
         "--pid",
         str(subject.pid),
@@ -160,7 +160,7 @@ def _looking(lab: Lab, subject: Subject, seconds: float) -> Iterator[Counter[str
     def look() -> None:
         try:
             run(*command)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             failures.append(str(error))
 
     thread = threading.Timer(_START_S, look)

@@ -9,7 +9,8 @@ from tools.benchmarks.clients import Job, dd, fio, read_through
 from tools.benchmarks.group import Group, Wanted, perfect
 from tools.benchmarks.lab import GIB, Lab
 from tools.benchmarks.line import Line, Sample, Samples
-from tools.benchmarks.subjects import Subject, mounted, null, peers, plain
+from tools.benchmarks.peers import peers
+from tools.benchmarks.subjects import Subject, mounted, null, plain
 
 MIB = 1 << 20
 

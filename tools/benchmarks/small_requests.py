@@ -9,9 +9,11 @@ from tools.benchmarks.commit_loop import commits_per_s
 from tools.benchmarks.group import Group, Wanted
 from tools.benchmarks.lab import Lab, Sizes
 from tools.benchmarks.line import Line, Sample, Samples
-from tools.benchmarks.subjects import mounted, null, peers, plain
+from tools.benchmarks.peers import peers
+from tools.benchmarks.subjects import mounted, null, plain
 
 _BLOCK = 4096
+_COMMIT_FILE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,19 @@ def _measure_random(work: Work, lab: Lab, _wanted: Wanted) -> Samples:
 def _measure_synced(lab: Lab, _wanted: Wanted) -> Samples:
     job = _write_synced(lab.sizes)
     lab.settle()
-    rates = {"commit": commits_per_s(lab.new_directory("commits"), lab.sizes.short_s)}
+    rates = {"commit": _commits_per_s(lab)}
     for server in (plain, *peers(lab), mounted):
         with server(lab) as subject:
             lab.settle()
             rates[subject.name] = fio(subject.path, job).per_s
     return {SYNCED.key: Sample(rates.pop("thincow 4096"), rates)}
+
+
+def _commits_per_s(lab: Lab) -> float:
+    place = lab.new_directory("commits")
+    rate = commits_per_s(place, min(lab.sizes.working_bytes, _COMMIT_FILE_BYTES), lab.sizes.short_s)
+    lab.remove(place)
+    return rate
 
 
 GROUPS = (

@@ -2,11 +2,10 @@
 
 import os
 import select
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tools.benchmarks.clients import environment, run
 from tools.benchmarks.lab import Lab, Usage
 
 _TICKS = os.sysconf("SC_CLK_TCK")
-_TIMEOUT_S = 60
+TIMEOUT_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ def _server(command: Sequence[str], point: Path) -> Iterator["subprocess.Popen[s
     )
     assert server.stdout is not None
     try:
-        select.select([server.stdout], [], [], _TIMEOUT_S)
+        select.select([server.stdout], [], [], TIMEOUT_S)
         if "ready" not in server.stdout.readline():
             raise RuntimeError(f"{command} did not start")
         yield server
@@ -116,44 +115,5 @@ def _server(command: Sequence[str], point: Path) -> Iterator["subprocess.Popen[s
             run("umount", point)
         else:
             server.terminate()
-        server.wait(_TIMEOUT_S)
+        server.wait(TIMEOUT_S)
         server.stdout.close()
-
-
-@contextmanager
-def qcow2(lab: Lab) -> Iterator[Subject]:
-    """Export a qcow2 overlay of the same upstream through FUSE, as its makers mean it to be."""
-    place = lab.new_directory("qcow2")
-    overlay, export = place / "overlay", place / "export"
-    backing = lab.upstream / "disk"
-    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", backing, "-F", "raw", overlay)
-    export.touch()
-    command = [
-        "qemu-storage-daemon",
-        "--blockdev",
-        f"driver=file,node-name=file,filename={overlay}",
-        "--blockdev",
-        "driver=qcow2,node-name=disk,file=file",
-        "--export",
-        f"type=fuse,id=disk,node-name=disk,mountpoint={export},writable=on",
-        "--daemonize",
-        "--pidfile",
-        str(place / "pid"),
-    ]
-    run(*command)
-    pid = int((place / "pid").read_text())
-    try:
-        yield Subject("qcow2", export, pid)
-    finally:
-        run("umount", export)
-        process = os.pidfd_open(pid)
-        subprocess.run(["kill", str(pid)], check=True)
-        select.select([process], [], [], _TIMEOUT_S)
-        os.close(process)
-    lab.remove(place)
-
-
-def peers(lab: Lab) -> list[Callable[[Lab], AbstractContextManager[Subject]]]:
-    """Return the peers that are measured too."""
-    tools = ("qemu-storage-daemon", "qemu-img")
-    return [qcow2] if lab.peers and all(map(shutil.which, tools)) else []
