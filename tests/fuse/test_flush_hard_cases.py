@@ -161,3 +161,22 @@ def test_sync_that_fails_after_the_writes_proves_nothing(
         assert state(mount) == "clean"
         assert (backing / "disk").read_bytes() == new
         assert (mount.devs / "disk").read_bytes() == new
+
+
+def test_block_that_failed_is_written_again_among_others(mount: Mount, backing: Path) -> None:
+    (backing / "disk").write_bytes(random_blocks(32))
+    new = random_blocks(32)
+    with served(mount, backing, writeback=True) as disk:
+        mount.start()
+        write(mount, "disk", new)
+        disk.fail("write:9")
+        assert command(mount, "full\n") == errno.EIO
+        disk.fail()
+        # The cache of the device holds block 9; its neighbours are in the same batch now.
+        for block in (7, 8, 10, 11):
+            new = new[: block * BLOCK] + random_blocks(1) + new[(block + 1) * BLOCK :]
+            write(mount, "disk", new[block * BLOCK :][:BLOCK], block * BLOCK)
+        assert command(mount, "full\n") == 0
+        drop_caches(disk.path("disk"), mount.devs / "disk")
+        assert (backing / "disk").read_bytes() == new
+        assert (mount.devs / "disk").read_bytes() == new
