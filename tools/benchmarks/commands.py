@@ -106,13 +106,14 @@ def _table(arguments: argparse.Namespace) -> int:
         machine = lab.machine() | (peer_versions() if lab.peers else {})
         lab.touch_memory()
         results = list(run_groups(lab, GROUPS, lines, _say))
+    notes = [*lab.notes, *lab.failures]
     if arguments.json:
-        print(json.dumps(report.to_json(machine, results, lab.notes), indent=1))
+        print(json.dumps(report.to_json(machine, results, notes), indent=1))
     else:
-        report.print_table(machine, results, lab.notes)
+        report.print_table(machine, results, notes)
     if arguments.markdown:
         arguments.markdown.write_text(report.markdown(results))
-    return 0
+    return 1 if lab.failures else 0
 
 
 def _scale(arguments: argparse.Namespace) -> int:

@@ -28,6 +28,7 @@ from tools.benchmarks.subjects import peak_rss_mib
 BLOCK = 4096
 REQUEST_BLOCKS = 256
 SAMPLE_BLOCKS = 1 << 18
+SCATTERED_SAMPLE_BLOCKS = 1 << 15
 HASH_TABLE_BYTES = 4 << 30
 _SEED = 7
 
@@ -100,12 +101,18 @@ def scattered(
         write(chance.randrange(device_blocks), number.to_bytes(8) + rest)
 
 
+def sample_blocks(count: int, *, is_scattered: bool) -> int:
+    """Return how many blocks are really written at the begin, and at the end."""
+    most = SCATTERED_SAMPLE_BLOCKS if is_scattered else SAMPLE_BLOCKS
+    return min(most, count // 2 // REQUEST_BLOCKS * REQUEST_BLOCKS)
+
+
 def grow(directory: Path, first: int, end: int, *, is_scattered: bool) -> Growth:
     """Write the blocks from `first` to `end`; really only those at the begin and at the end."""
     disk = HollowDisk()
     store = directory / "store"
     options = StoreOptions(store, store, directory / "upstream", hash_table_bytes=HASH_TABLE_BYTES)
-    sample = min(SAMPLE_BLOCKS, (end - first) // 2 // REQUEST_BLOCKS * REQUEST_BLOCKS)
+    sample = sample_blocks(end - first, is_scattered=is_scattered)
     with opened(options, disk) as bench:
         writer = Writer(bench)
         blocks = bench.device.size_bytes // BLOCK

@@ -21,7 +21,7 @@ GIB = 1 << 30
 _DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 _WARM_BYTES = 12 * GIB
 _MEMORY = Path("/dev/shm")
-_MEMORY_BYTES = 12 * GIB
+_MEMORY_BYTES = 16 * GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,7 @@ class Lab:
     peers: bool = False
     usages: list[Usage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
     _used_names: int = 0
 
     def new_directory(self, name: str) -> Path:

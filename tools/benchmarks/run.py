@@ -40,7 +40,14 @@ def run_groups(
         samples: defaultdict[str, list[Sample]] = defaultdict(list)
         for number in range(1, lab.sizes.rounds + 1):
             say(f"{lines[0].title}: round {number} of {lab.sizes.rounds}")
-            for key, sample in group.measure(lab, keys).items():
+            try:
+                measured = group.measure(lab, keys)
+            except (RuntimeError, OSError) as error:
+                # The other lines took long enough not to be lost for one.
+                say(f"failed: {error}")
+                lab.failures.append(f"{lines[0].key} failed: {str(error).splitlines()[0]}")
+                break
+            for key, sample in measured.items():
                 samples[key].append(sample)
         for line in lines:
             if samples[line.key]:

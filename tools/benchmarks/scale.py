@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tools.benchmarks.clients import environment, run
-from tools.benchmarks.growing import BLOCK, REQUEST_BLOCKS, Growth
+from tools.benchmarks.growing import BLOCK, REQUEST_BLOCKS, Growth, sample_blocks
 from tools.benchmarks.lab import Lab
 from tools.benchmarks.report import number
 from tools.benchmarks.subjects import peak_rss_mib, thincow
@@ -28,12 +28,12 @@ _LARGE = 100 * MILLION
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A store of some size. `empty_per_s` is the speed of the same work on an empty store."""
+    """A store of some size; `empty` is the begin of another one, made in the same minute."""
 
     kind: str
     blocks: int
     growth: Growth
-    empty_per_s: float
+    empty: Growth
     metadata_bytes: int
     mount_s: float
     mount_rss_mib: float
@@ -43,7 +43,7 @@ class Stage:
     @property
     def ratio(self) -> float:
         """Speed of new data at this size, relative to an empty store."""
-        return self.growth.last_per_s / self.empty_per_s
+        return self.growth.last_per_s / self.empty.first_per_s
 
 
 def measure(
@@ -51,26 +51,35 @@ def measure(
 ) -> Iterator[Stage]:
     """Let one store grow from size to size, and look at it at each; sizes in blocks."""
     sizes = [-(-size // REQUEST_BLOCKS) * REQUEST_BLOCKS for size in sorted(sizes)]
-    place = lab.new_directory("scale")
-    device_bytes = _FRAGMENTED_BYTES if kind == "scattered" else max(sizes) * BLOCK
-    (place / "upstream").mkdir()
-    (place / "upstream" / "disk").touch()
-    os.truncate(place / "upstream" / "disk", device_bytes)
-    first, empty = 0, 0.0
+    is_scattered = kind == "scattered"
+    device_bytes = _FRAGMENTED_BYTES if is_scattered else max(sizes) * BLOCK
+    place = _new_place(lab, device_bytes)
+    first = 0
     for size in sizes:
         say(f"{kind}: {size:,} blocks")
-        growth = _grow(place, kind, first, size)
-        empty = empty or growth.first_per_s
+        growth = _grow(place, first, size, is_scattered=is_scattered)
+        empty = _new_place(lab, device_bytes)
+        sample = sample_blocks(size - first, is_scattered=is_scattered)
+        beside = _grow(empty, 0, 2 * sample, is_scattered=is_scattered)
+        lab.remove(empty)
         metadata = (place / "store" / "metadata.db").stat().st_size
         mount_s, mount_rss = _mount(lab, place)
         fsck_s, fsck_rss = _fsck(place)
-        yield Stage(kind, size, growth, empty, metadata, mount_s, mount_rss, fsck_s, fsck_rss)
+        yield Stage(kind, size, growth, beside, metadata, mount_s, mount_rss, fsck_s, fsck_rss)
         first = size
     lab.remove(place)
 
 
-def _grow(place: Path, kind: str, first: int, end: int) -> Growth:
-    how = ("--scattered",) if kind == "scattered" else ()
+def _new_place(lab: Lab, device_bytes: int) -> Path:
+    place = lab.new_directory("scale")
+    (place / "upstream").mkdir()
+    (place / "upstream" / "disk").touch()
+    os.truncate(place / "upstream" / "disk", device_bytes)
+    return place
+
+
+def _grow(place: Path, first: int, end: int, *, is_scattered: bool) -> Growth:
+    how = ("--scattered",) if is_scattered else ()
     module = ("-m", "tools.benchmarks.growing")
     said = run(sys.executable, *module, place, str(first), str(end), *how)
     return Growth(**json.loads(said.splitlines()[-1]))
