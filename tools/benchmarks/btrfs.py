@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.support.btrfs_array import Array, convert
 from tools.benchmarks.group import Group, Wanted
-from tools.benchmarks.lab import QUICK, Lab
+from tools.benchmarks.lab import Lab
 from tools.benchmarks.line import Line, Sample, Samples
 from tools.benchmarks.subjects import mounted
 
@@ -24,7 +24,7 @@ def _measure(lab: Lab, _wanted: Wanted) -> Samples:
     if os.geteuid() != 0 or not _has_btrfs():
         lab.note("the conversion of a btrfs needs root, loop devices and btrfs: left out")
         return {}
-    if lab.sizes is QUICK:
+    if lab.is_quick:
         return {}  # its sizes are what btrfs asks for at least; a test does the same
     fs = lab.new_directory("fs")
     images = lab.new_directory("btrfs")

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tools.benchmarks import compare, profiling, report, scale
@@ -27,6 +28,7 @@ def main(description: str) -> int:
         "--peers", action="store_true", help="install what is needed for a qcow2 overlay"
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="LINE", help="may hold * and ?")
+    parser.add_argument("--rounds", type=int, help="of each line (default 3)")
     parser.add_argument("--list", action="store_true", help="list the lines and end")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there too")
     commands = parser.add_subparsers(metavar="COMMAND")
@@ -86,7 +88,7 @@ def _lab(arguments: argparse.Namespace) -> Iterator[Lab]:
         if arguments.memory:
             place = stack.enter_context(memory_filesystem())
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix="thincow-bench.", dir=place))
-        yield Lab(Path(name), QUICK if arguments.quick else Sizes())
+        yield Lab(Path(name), QUICK if arguments.quick else Sizes(), is_quick=arguments.quick)
 
 
 def _say(text: str) -> None:
@@ -103,6 +105,8 @@ def _table(arguments: argparse.Namespace) -> int:
         install_peers()
     with _lab(arguments) as lab:
         lab.peers = has_peers() and (arguments.peers or not arguments.quick)
+        if arguments.rounds:
+            lab.sizes = replace(lab.sizes, rounds=arguments.rounds)
         machine = lab.machine() | (peer_versions() if lab.peers else {})
         lab.touch_memory()
         results = list(run_groups(lab, GROUPS, lines, _say))

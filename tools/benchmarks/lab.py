@@ -65,6 +65,7 @@ class Lab:
 
     directory: Path
     sizes: Sizes
+    is_quick: bool = False
     peers: bool = False
     usages: list[Usage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -98,12 +99,12 @@ class Lab:
 
     def settle(self) -> None:
         """Let the disk finish what earlier work left to it."""
-        if self.sizes is not QUICK:
+        if not self.is_quick:
             run("sync", "-f", self.directory)
 
     def drop_caches(self) -> None:
         """Empty the page cache."""
-        if self.sizes is QUICK:
+        if self.is_quick:
             return  # it would slow down whatever else the machine does
         self.settle()
         try:
