@@ -97,22 +97,20 @@ class BlockMap:
 
     def _assign_one(self, address: int, reference: int) -> None:
         """Do what `assign` does, without what many blocks need."""
-        windows, cow = self._windows, self._cow
+        windows = self._windows
         window, low = windows.get(address >> windows.shift), address & windows.mask
         old = window.cells[low]
         if old == reference:
             return
-        added = (reference - COW_BASE, 1) if reference >= COW_BASE else None
-        dropped = (old - COW_BASE, 1) if old >= COW_BASE else None
-        cow.preload(added)
-        cow.preload(dropped)
+        self._cow.move_reference(
+            reference - COW_BASE if reference >= COW_BASE else None,
+            old - COW_BASE if old >= COW_BASE else None,
+        )
         self.changes += 1
-        cow.add_references(added)
         windows.change(window, low, low + 1)
+        window.cells[low] = reference
         if self.watched is not None:
             self.watched.append((address, 1))
-        window.cells[low] = reference
-        cow.drop_references(dropped)
 
     @contextmanager
     def unwatched(self) -> Iterator[None]:

@@ -96,7 +96,7 @@ class BlockReader:
         at = 0
         waiting = False
         for reference, length in runs:
-            into = buffer[at * size : (at + length) * size]
+            into = buffer if length == count else buffer[at * size : (at + length) * size]
             bad = self._contents.load(reference, length, into, fetch)
             if bad is None:
                 waiting = True
@@ -147,7 +147,7 @@ class BlockReader:
         size = self._block_size
         at = 0
         for reference, length in runs:
-            if 0 <= reference < COW_BASE:
+            if 0 <= reference < COW_BASE and not (length == 1 and reference in self._seen):
                 for start, part in self._seen.unseen(reference, length):
                     begin = at + start - reference
                     if errors and any(begin <= bad < begin + part for bad in errors):

@@ -81,27 +81,28 @@ class Contents:
             if lost:
                 # Block by block from here on: the others can be read.
                 return self._load_rest(reference, length, into, fetch, lost)
-        found = fetch.find(reference, length)
-        if found is not None:
-            self._count_errors(fetch)
-            into[:] = found[0]
-            return found[1]
+        if fetch.has_contents:
+            found = fetch.find(reference, length)
+            if found is not None:
+                self._count_errors(fetch)
+                into[:] = found[0]
+                return found[1]
         present = self._present(reference, length)
         if present < length:
             return self._load_present(reference, length, present, into, fetch)
-        wanted = self._locate(reference, length)
+        fd, offset, available = self._locate(reference, length)
         if reference < COW_BASE:
             self._devices[reference >> DEVICE_SHIFT].stats.upstream_reads += 1
-        available = wanted.length_bytes
+        is_whole = available == len(into)
         try:
-            if self._disk.read_cached(wanted.fd, into[:available], wanted.offset_bytes):
-                if available < len(into):
+            if self._disk.read_cached(fd, into if is_whole else into[:available], offset):
+                if not is_whole:
                     self._fill_zeros(into[available:])
                 return NO_BAD_BLOCKS
         except OSError:
             pass  # fetching finds out which blocks are bad
         self._pin(reference, length)
-        fetch.want(wanted)
+        fetch.want(Wanted(reference, length, fd, offset, available))
         return None
 
     def _load_present(
@@ -140,11 +141,11 @@ class Contents:
         """Put the contents of one upstream block into a buffer if that takes no disk access."""
         if not self._present(reference, 1):
             return False
-        wanted = self._locate(reference, 1)
-        if wanted.length_bytes < len(into):
+        fd, offset, available = self._locate(reference, 1)
+        if available < len(into):
             return False
         try:
-            return self._disk.read_cached(wanted.fd, into, wanted.offset_bytes)
+            return self._disk.read_cached(fd, into, offset)
         except OSError:
             return False
 
@@ -158,16 +159,17 @@ class Contents:
             return 0
         return max(0, min(length, device.end_block - reference))
 
-    def _locate(self, reference: int, length: int) -> Wanted:
+    def _locate(self, reference: int, length: int) -> tuple[int, int, int]:
+        """Return where a run is: descriptor, offset in bytes, and how many bytes there are."""
         size = self._block_size
         if reference >= COW_BASE:
             offset = (reference - COW_BASE) * size
-            return Wanted(reference, length, self._cow.file.fd, offset, length * size)
+            return self._cow.file.fd, offset, length * size
         device = self._devices[reference >> DEVICE_SHIFT]
         assert device.upstream is not None
         offset = (reference - device.first_block) * size
         available = min(length * size, device.upstream.size_bytes - offset)
-        return Wanted(reference, length, device.upstream.fd, offset, available)
+        return device.upstream.fd, offset, available
 
     def _count_errors(self, fetch: Fetch) -> None:
         for reference in fetch.take_errors():

@@ -56,11 +56,6 @@ class CowCounts:
         """Count one reference more for each block (an entry of an array each time it occurs)."""
         if blocks is None:
             return
-        if isinstance(blocks, tuple) and blocks[1] == 1:
-            window, low = self._at(blocks[0])
-            self._windows.change(window, low, low + 1)
-            window.cells[low] += 1
-            return
         for window, low, high, positions in self._by_window(blocks):
             self._windows.change(window, low, high)
             if positions is None:
@@ -79,8 +74,6 @@ class CowCounts:
         """
         if blocks is None:
             return [], []
-        if isinstance(blocks, tuple) and blocks[1] == 1:
-            return self._drop_one(blocks)
         fresh: list[Run] = []
         known: list[Run] = []
         for window, low, high, positions in self._by_window(blocks):
@@ -97,6 +90,35 @@ class CowCounts:
             _sort_freed(window, touched[left == 0], fresh, known)
         return fresh, known
 
+    def move_one(self, added: int | None, dropped: int | None) -> bool | None:
+        """Count one reference more for one block and one less for another, each may be None.
+
+        Does what `preload`, `add` and `drop` do, without what many blocks need.
+
+        Returns:
+            None when the dropped block has references left, else whether only this epoch knew it.
+
+        Raises:
+            CorruptStoreError: as `drop`.
+        """
+        counts = self._windows
+        old = None if dropped is None else counts.get(dropped >> counts.shift)
+        low = 0 if dropped is None else dropped & counts.mask
+        if old is not None and old.cells[low] < 1:
+            raise _wrong_counts()
+        if added is not None:
+            new, at = counts.get(added >> counts.shift), added & counts.mask
+            counts.change(new, at, at + 1)
+            new.cells[at] += 1
+        if old is None:
+            return None
+        counts.change(old, low, low + 1)
+        old.cells[low] -= 1
+        if old.cells[low]:
+            return None
+        assert old.base is not None
+        return old.base.item(low) == 0
+
     def preload(self, blocks: CowBlocks) -> None:
         """Load the windows of blocks, so that changing their counts cannot fail."""
         if blocks is None:
@@ -106,22 +128,6 @@ class CowCounts:
             return
         for _ in self._by_window(blocks):
             pass
-
-    def _at(self, block: int) -> tuple[Window, int]:
-        counts = self._windows
-        return counts.get(block >> counts.shift), block & counts.mask
-
-    def _drop_one(self, run: Run) -> tuple[list[Run], list[Run]]:
-        window, low = self._at(run[0])
-        self._windows.change(window, low, low + 1)
-        left = window.cells[low] - 1
-        if left < 0:
-            raise _wrong_counts()
-        window.cells[low] = left
-        if left:
-            return [], []
-        assert window.base is not None
-        return ([], [run]) if window.base[low] else ([run], [])
 
     def _by_window(
         self, blocks: Run | Int64Array

@@ -123,6 +123,20 @@ class CowStore:
         for start, length in fresh:
             self._make_reusable(start, length)
 
+    def move_reference(self, added: int | None, dropped: int | None) -> None:
+        """Count a reference to one block more and to another less, as when one replaces another.
+
+        Nothing has changed when this raises.
+        """
+        is_fresh = self._counts.move_one(added, dropped)
+        if is_fresh is None:
+            return
+        assert dropped is not None
+        if is_fresh:
+            self._make_reusable(dropped, 1)
+        else:
+            self._freed.append((dropped, 1))
+
     def preload(self, blocks: CowBlocks) -> None:
         """Load the windows of blocks, so that changing their counts cannot fail."""
         self._counts.preload(blocks)

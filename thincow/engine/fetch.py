@@ -65,6 +65,11 @@ class Fetch:
         """Whether there is something to `run`."""
         return bool(self._wanted)
 
+    @property
+    def has_contents(self) -> bool:
+        """Whether anything was read."""
+        return bool(self._fetched)
+
     def find(self, reference: int, length_blocks: int) -> tuple[memoryview, frozenset[int]] | None:
         """Return contents and bad blocks of a run, if it was fetched."""
         for part in self._fetched:
