@@ -105,11 +105,9 @@ class WindowCache:
             window.low = low
             window.high = high
             self._dirty[window.first_block >> self.shift] = window
-            return
-        if low < window.low:
-            window.low = low
-        if high > window.high:
-            window.high = high
+        else:
+            window.low = min(window.low, low)
+            window.high = max(window.high, high)
 
     def trim(self) -> None:
         """Drop the windows used longest ago, as far as they hold no changes."""
