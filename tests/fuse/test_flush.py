@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.faulty_disk import faulty_disk
-from tests.support.flushing import command, state, write
+from tests.support.flushing import command, state, wait_for_batch, write
 from tests.support.mounting import Mount
 
 BLOCK = 4096
@@ -165,8 +165,7 @@ def test_another_handle_watches_and_cancels(mount: Mount, tmp_path: Path) -> Non
         disk.fail("hold")
         with ThreadPoolExecutor(1) as pool:
             flush = pool.submit(command, mount, "full\n")
-            while not state(mount).startswith("flushing"):
-                pass
+            wait_for_batch(mount)
             assert command(mount, "full\n") == errno.EBUSY
             assert command(mount, "cancel\n") == 0
             assert state(mount).startswith("flushing")

@@ -1,9 +1,12 @@
 """What tests of flushing do with a mount."""
 
 import os
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
-from tests.support.mounting import Mount
+from tests.support.mounting import TIMEOUT_S, Mount
 
 
 def command(mount: Mount, text: str) -> int:
@@ -40,6 +43,22 @@ def shown(mount: Mount) -> dict[str, bytes]:
 def upstream(mount: Mount) -> dict[str, bytes]:
     """Return what is upstream."""
     return {path.name: path.read_bytes() for path in sorted(mount.upstream.iterdir())}
+
+
+def count_marks(mount: Mount) -> int:
+    """Return how many ranges are marked in the store as being written upstream."""
+    with closing(sqlite3.connect(mount.database)) as database:
+        (count,) = database.execute("SELECT count(*) FROM flushing").fetchone()
+    assert isinstance(count, int)
+    return count
+
+
+def wait_for_batch(mount: Mount) -> None:
+    """Return when a flush is about to write a batch, or does so."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not count_marks(mount):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def drop_caches(*paths: Path) -> None:
