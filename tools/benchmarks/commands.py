@@ -12,6 +12,7 @@ from pathlib import Path
 from tools.benchmarks import compare, profiling, report, scale
 from tools.benchmarks.groups import GROUPS
 from tools.benchmarks.lab import QUICK, Lab, Sizes, memory_filesystem
+from tools.benchmarks.line import Result
 from tools.benchmarks.peers import has_peers, install_peers, peer_versions
 from tools.benchmarks.run import UnknownLineError, chosen_lines, run_groups
 
@@ -30,12 +31,11 @@ def main(description: str) -> int:
     parser.add_argument("--only", nargs="+", default=[], metavar="LINE", help="may hold * and ?")
     parser.add_argument("--rounds", type=int, help="of each line (default 3)")
     parser.add_argument("--list", action="store_true", help="list the lines and end")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there too")
     commands = parser.add_subparsers(metavar="COMMAND")
-    command = commands.add_parser("profile", help="where the time of requests goes")
+    command = _add_command(commands, "profile", "where the time of requests goes")
     _add_common(command, _profile)
     command.add_argument("--seconds", type=float, default=10, help="for each kind (default 10)")
-    command = commands.add_parser("scale", help="cost as stores grow")
+    command = _add_command(commands, "scale", "cost as stores grow")
     _add_common(command, _scale)
     command.add_argument(
         "--blocks",
@@ -53,7 +53,7 @@ def main(description: str) -> int:
         metavar="MILLIONS",
         help="sizes of a store of blocks scattered over 1 TiB (default 1)",
     )
-    command = commands.add_parser("compare", help="which lines got worse")
+    command = _add_command(commands, "compare", "which lines got worse")
     command.set_defaults(run=_compare)
     command.add_argument("old", type=Path, metavar="OLD.json")
     command.add_argument("new", type=Path, metavar="NEW.json")
@@ -65,12 +65,20 @@ def main(description: str) -> int:
         parser.error(str(error))
 
 
+def _add_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
+) -> argparse.ArgumentParser:
+    # Options that were given before the command keep their values.
+    return commands.add_parser(name, help=text, argument_default=argparse.SUPPRESS)
+
+
 def _add_common(parser: argparse.ArgumentParser, command: Command) -> None:
     parser.set_defaults(run=command)
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes, only to see that it works"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there too")
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--dir", type=Path, help="where to work (default: the temporary directory)")
     place.add_argument(
@@ -91,6 +99,11 @@ def _lab(arguments: argparse.Namespace) -> Iterator[Lab]:
         yield Lab(Path(name), QUICK if arguments.quick else Sizes(), is_quick=arguments.quick)
 
 
+def _write(path: Path | None, text: str) -> None:
+    if path is not None:
+        path.write_text(text)
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -109,14 +122,18 @@ def _table(arguments: argparse.Namespace) -> int:
             lab.sizes = replace(lab.sizes, rounds=arguments.rounds)
         machine = lab.machine() | (peer_versions() if lab.peers else {})
         lab.touch_memory()
-        results = list(run_groups(lab, GROUPS, lines, _say))
+        results: list[Result] = []
+        try:
+            for result in run_groups(lab, GROUPS, lines, _say):
+                results.append(result)  # noqa: PERF402 - what there is must survive an interrupt
+        except KeyboardInterrupt:
+            lab.failures.append("interrupted: lines are missing")
     notes = [*lab.notes, *lab.failures]
     if arguments.json:
         print(json.dumps(report.to_json(machine, results, notes), indent=1))
     else:
         report.print_table(machine, results, notes)
-    if arguments.markdown:
-        arguments.markdown.write_text(report.markdown(results))
+    _write(arguments.markdown, report.markdown(results))
     return 1 if lab.failures else 0
 
 
@@ -137,6 +154,7 @@ def _scale(arguments: argparse.Namespace) -> int:
         print(json.dumps({"machine": machine, "stages": scale.to_json(stages)}, indent=1))
     else:
         scale.print_table(stages)
+    _write(arguments.markdown, scale.markdown(stages))
     return 0
 
 
@@ -158,4 +176,5 @@ def _profile(arguments: argparse.Namespace) -> int:
         print(json.dumps({"machine": machine, "profiles": profiling.to_json(profiles)}, indent=1))
     else:
         print(profiling.markdown(profiles), end="")
+    _write(arguments.markdown, profiling.markdown(profiles))
     return 0

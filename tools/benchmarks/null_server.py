@@ -78,6 +78,9 @@ class NullOperations(pyfuse3.Operations):
     async def fsync(self, fh: int, datasync: bool) -> None:
         pass
 
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        return pyfuse3.StatvfsData()
+
     async def release(self, fh: int) -> None:
         pass
 
