@@ -133,7 +133,7 @@ def test_copy_of_a_frozen_store_holds_everything_written_before(
     mount.start("--pid-file", pid_file)
     copies = []
     with Client(mount, "numbers", 256) as client:
-        for index in range(3):
+        for index in range(2):
             client.wait_for(client.acknowledged + 512)
             with frozen(pid_file):
                 assert state(mount_pid(pid_file)) == "T"
