@@ -84,3 +84,26 @@ def test_flush_of_one_device_ends_though_others_are_dirty(store: EngineStore) ->
     assert flush.done == 2
     assert store.places("a") == ["own"] * 4
     assert store.engine.status() == "ready"
+
+
+def test_client_that_rewrites_what_stands_in_the_way_is_no_lack_of_space(
+    store: EngineStore,
+) -> None:
+    store.add("a", "abcd")
+    store.add("b", "efgh")
+    store.open()
+    store.read("b")
+    store.write_blocks("b", 0, "x")
+    store.write_blocks("a", 0, "e")
+    flush = store.engine.flush.begin(FlushOrder())
+    fresh = iter("ABCDEFGH")
+    for step in flush.steps():
+        if step is Pause.COMMIT:
+            store.engine.commit()
+            if (letter := next(fresh, None)) is not None:
+                store.write_blocks("a", 0, letter)
+        elif not isinstance(step, Pause):
+            step.run()
+    store.engine.flush.end(None)
+    assert store.read_blocks("a") == "Hbcd"
+    assert store.engine.status() == "clean"

@@ -128,12 +128,11 @@ class Flush:
             progress = self.done - before
             if left <= 0:
                 return
+            is_stuck = not progress and not copied
             if self._order.copies and not copied_blocks and progress * _FEW < left:
                 copied_blocks = self._batch_blocks
-            elif not progress and not copied and not self._saw_needed and not self._changed:
-                return
-            elif not progress and not copied and self._saw_needed:
-                if self._order.copies and not self._is_over():
+            elif is_stuck and not (self._order.copies and self._changed):
+                if self._saw_needed and self._order.copies and not self._is_over():
                     raise self._stuck(left)
                 return
 
