@@ -31,7 +31,8 @@ def fingerprint(state: State) -> bytes:
 def fingerprint_of_metadata(state: State) -> bytes:
     """Return a hash of all that a check of the metadata looks at: of `cowdata` only the size."""
     contents = state.get(_CONTENTS) or b""
-    return fingerprint(state | {_CONTENTS: str(len(contents)).encode(), _LABEL: b""})
+    store = {path: part for path, part in state.items() if not path.startswith("upstream/")}
+    return fingerprint(store | {_CONTENTS: str(len(contents)).encode(), _LABEL: b""})
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,6 +195,14 @@ class DiskImage:
             operation.apply(content)
         return bytes(content)
 
+    def durable(self, prefix: str) -> dict[str, bytes | None]:
+        """Return the durable files whose paths begin so."""
+        return {
+            path: self.files.get(file, b"")
+            for path, file in self.names.items()
+            if file is not None and path.startswith(prefix)
+        }
+
     def newest(self) -> dict[str, bytes | None]:
         """Return what a process sees that looks now: everything, synced or not."""
         names = dict(self.names)

@@ -31,6 +31,12 @@ from thincow.store.disk import Disk
 
 _numbers = itertools.count()
 
+TIME_SUFFIX = ".mtime"
+"""Beside an upstream file the simulated disk has one of this name that holds its modification time.
+
+It is written with the file, and durable after an fsync; fdatasync leaves it out.
+"""
+
 
 class Recorder:
     """The list of operations, each with the marks that were up when it came.
@@ -48,6 +54,10 @@ class Recorder:
         self.mark: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self.fail_sync: Callable[[str], bool] = lambda _path: False
         """Asked before each sync of a file, by its path: whether it is to fail."""
+        self.meanwhile: Callable[[], None] = lambda: None
+        """Called after each write to upstream: what other threads do."""
+        self.is_cold = False
+        """Reads find nothing in the page cache."""
         self.names = dict(start.names)
         for operation in start.pending_names:
             operation.apply(self.names)
@@ -140,23 +150,41 @@ class RecordingDisk(PlainDisk):
         self.vfs = RecordingVFS(recorder)
         self.sqlite_vfs = self.vfs.name
         self._files: dict[int, int] = {}
+        self._times: dict[int, int] = {}
 
     def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
         existed = path.exists()
         fd = super().open(path, flags, mode)
         self._files[fd] = self.recorder.opened(path, flags, existed)
+        times = self.recorder.names.get(self.recorder.name_of(path) + TIME_SUFFIX)
+        if times is not None:
+            self._times[fd] = times
         return fd
 
     def close(self, fd: int) -> None:
         del self._files[fd]
+        self._times.pop(fd, None)
         super().close(fd)
 
+    def read_cached(self, fd: int, buffer: memoryview, offset: int) -> bool:
+        return not self.recorder.is_cold and super().read_cached(fd, buffer, offset)
+
     def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
+        time_ns = os.fstat(fd).st_mtime_ns + 1
         super().write(fd, data, offset)
         self.recorder.add(Write(self._files[fd], offset, bytes(data)))
+        if fd in self._times:
+            os.utime(fd, ns=(time_ns, time_ns))
+            self.recorder.add(Write(self._times[fd], 0, time_ns.to_bytes(8, "little")))
+            self.recorder.meanwhile()
 
     def sync(self, fd: int) -> None:
         self.recorder.sync(self._files[fd])
+
+    def sync_whole(self, fd: int) -> None:
+        self.recorder.sync(self._files[fd])
+        if fd in self._times:
+            self.recorder.sync(self._times[fd])
 
     def sync_directory(self, path: Path) -> None:
         self.recorder.sync_directory(path)

@@ -3,19 +3,21 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+from tests.crash.recording import TIME_SUFFIX
 from tests.support.random_operations import make_contents
 from thincow.engine import committer, cow_store, open_store
 from thincow.engine.device import Device
 from thincow.engine.engine import Engine
 from thincow.engine.fetch import Fetch, WouldBlock
 from thincow.engine.options import StoreOptions, Tuning
-from thincow.store import cow_file
+from thincow.store import cow_file, upstream_writer
 from thincow.store.log_index import LogIndex
+from thincow.store.upstream import UpstreamFile
 
 MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 """Where simulated disks lie: syncs of real ones would take most of the time."""
@@ -28,9 +30,11 @@ DEVICES = 3
 class Setting:
     """How the store of a seed is made, and what happens to it.
 
-    `directories` exist before it is made. `steps` are those of
-    the first session. `fails_sync`: one sync of the file whose name ends so
-    fails. `shells`: how often a `sqlite3` shell looks in, in percent of the steps.
+    `directories` exist before it is made. `steps` are those of the first session, after which as
+    many as `recoveries` others go on from a cut, with `recovery_steps` each. `fails_sync`: one
+    sync of the file whose name ends so fails. `fails_upstream`: the part of the syncs of upstream
+    that fail. `shells`: how often a `sqlite3` shell looks in, `flushes`: how often a flush begins,
+    both in percent of the steps.
     """
 
     seed: int
@@ -39,8 +43,12 @@ class Setting:
     directories: tuple[str, ...]
     options: StoreOptions
     steps: int
+    recoveries: int
+    recovery_steps: int
     fails_sync: str | None
+    fails_upstream: float
     shells: float
+    flushes: float
     garbage: bool
     punch_after_bytes: int
     punch_grain_bytes: int
@@ -74,12 +82,23 @@ class Setting:
             directories=tuple({"data", metadata}) if generator.random() < 0.5 else (),
             options=options,
             steps=generator.choice((15, 30, 60)),
+            recoveries=6,
+            recovery_steps=6,
             fails_sync=generator.choice((None,) * 9 + ("cowdata", "-wal", "metadata.db")),
+            fails_upstream=generator.choice((0.0,) * 6 + (0.1, 0.4)),
             shells=0.5,
+            flushes=5.0,
             garbage=generator.random() < 0.7,
             punch_after_bytes=generator.choice((0, 1024, 4096)),
             punch_grain_bytes=generator.choice((512, 1024, 4096)),
         )
+
+    def first_disk(self) -> dict[str, bytes | None]:
+        """Return `first_state` with the modification times of upstream."""
+        state = self.first_state()
+        for number in range(len(self.upstream)):
+            state[f"upstream/device{number}{TIME_SUFFIX}"] = (10**18).to_bytes(8, "little")
+        return state
 
     def first_state(self) -> dict[str, bytes | None]:
         """Return the disk before there is a store: path -> content, None for a directory."""
@@ -97,7 +116,8 @@ class Setting:
         durable: they are done once, or not at all.
         """
         with (
-            patched(open_store, "scan", cache(open_store.scan)),
+            patched(open_store, "scan", _scan_once(open_store.scan)),
+            patched(upstream_writer, "_refuse_busy_file", do_nothing),
             patched(committer, "_PUNCH_AFTER_BYTES", self.punch_after_bytes),
             patched(committer, "_SCAN_ROWS", 2),
             patched(cow_store, "_PUNCH_GRAIN_BYTES", self.punch_grain_bytes),
@@ -118,6 +138,19 @@ def patched(owner: object, name: str, value: object) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, before)
+
+
+def _scan_once(scan: Callable[[Path], list[UpstreamFile]]) -> Callable[[Path], list[UpstreamFile]]:
+    """Return `scan`, which after the first time looks at nothing but modification times."""
+    cached = cache(scan)
+
+    def scan_again(directory: Path) -> list[UpstreamFile]:
+        return [
+            replace(file, mtime_ns=file.resolved_path.stat().st_mtime_ns)
+            for file in cached(directory)
+        ]
+
+    return scan_again
 
 
 def do_nothing(*_: object) -> None:

@@ -12,20 +12,22 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.crash.checker import Found, Layout, examine
+from tests.crash.checker import Found, Layout, examine, judge_upstream
 from tests.crash.crash_states import State, crash_states, fingerprint, fingerprint_of_metadata
+from tests.crash.flush_mutations import MUTATIONS
+from tests.crash.flush_session import FlushingSession
 from tests.crash.history import History
-from tests.crash.mutations import MUTATIONS, Mutation
-from tests.crash.operations import DiskImage
+from tests.crash.mutations import Mutation
+from tests.crash.operations import DiskImage, Write
 from tests.crash.recording import Recorder
 from tests.crash.setting import BLOCK_SIZE, MEMORY, Setting
-from tests.crash.workload import LiveMismatchError, Session
+from tests.crash.workload import LiveMismatchError
 from tests.support.disk_model import DiskModel
 from thincow.errors import ThincowError
 
 _THOROUGH_EVERY = 16
-_RECOVERIES = 6
-_RECOVERY_STEPS = 6
+_FLUSH_EVERY = 32
+"""A part of the thorough ones."""
 _STATES_PER_CUT = 3.0
 """How many distinct ones there are at an operation, about."""
 
@@ -70,14 +72,11 @@ class Simulation:
         """Run until the states are used up, or the first failure."""
         setting = self._setting
         with setting.applied(), self._plant():
-            image = DiskImage.of(setting.first_state())
+            image = DiskImage.of(setting.first_disk())
             history = History(DiskModel(setting.upstream, BLOCK_SIZE))
             recorder = self._record(image, history, first=True)
             if recorder is not None:
-                starts = self._random.sample(
-                    range(len(recorder.operations)), min(_RECOVERIES, len(recorder.operations))
-                )
-                self._cut(recorder, image, history, set(starts))
+                self._cut(recorder, image, history, self._choose_recoveries(recorder))
         self.result.distinct = len(self._known)
         return self.result
 
@@ -85,15 +84,29 @@ class Simulation:
         """Run a session on a disk; None when it failed without any cut."""
         self._layout.make(image.newest())
         recorder = Recorder(self._setting.root, image)
-        session = Session(self._setting, recorder, history, self._random)
+        session = FlushingSession(self._setting, recorder, history, self._random)
         if first and self._setting.fails_sync is not None:
             session.fail_a_sync(self._setting.fails_sync)
         try:
-            session.run(self._setting.steps if first else _RECOVERY_STEPS)
+            session.run(self._setting.steps if first else self._setting.recovery_steps)
         except (LiveMismatchError, ThincowError, AssertionError) as error:
             self._fail(f"without a cut: {type(error).__name__}: {error}")
             return None
         return recorder
+
+    def _choose_recoveries(self, recorder: Recorder) -> set[int]:
+        """Choose where sessions go on from, half of them in the middle of a flush."""
+        upstream = {file for name, file in recorder.names.items() if name.startswith("upstream/")}
+        inside = [
+            at
+            for at, operation in enumerate(recorder.operations, 1)
+            if isinstance(operation, Write) and operation.file in upstream
+        ]
+        half = self._setting.recoveries // 2
+        return {
+            *self._random.sample(range(len(recorder.operations)), half),
+            *self._random.sample(inside, min(half, len(inside))),
+        }
 
     def _cut(
         self, recorder: Recorder, image: DiskImage, history: History, recoveries: set[int]
@@ -110,7 +123,8 @@ class Simulation:
             if at not in recoveries and self._random.random() > share:
                 continue
             for state in crash_states(image, self._random, garbage=self._setting.garbage):
-                found = self._judge(state, history, mark, f"operation {at} of {len(marks) - 1}")
+                where = f"operation {at} of {len(marks) - 1}"
+                found = self._judge(state, image, history, mark, where)
                 if found is None:
                     return
             if at in recoveries:
@@ -119,7 +133,7 @@ class Simulation:
                     return
 
     def _judge(
-        self, state: State, history: History, mark: tuple[int, int], where: str
+        self, state: State, image: DiskImage, history: History, mark: tuple[int, int], where: str
     ) -> Found | None:
         """Look into a state; None when that is the end."""
         self.result.states += 1
@@ -134,12 +148,15 @@ class Simulation:
                 self._setting,
                 check=metadata not in self._checked,
                 thorough=len(self._known) % _THOROUGH_EVERY == 0,
+                flush=len(self._known) % _FLUSH_EVERY == 0,
             )
             self._known[key] = found
             self._checked.add(metadata)
         problem = found.problem
         if problem is None and found.contents is not None:
             problem = history.judge(found.contents, *mark)
+            durable = image.durable("upstream/")
+            problem = problem or judge_upstream(state, durable, found.marked)
         if problem is not None:
             self._fail(f"cut at {where}: {problem}")
             return None
@@ -149,12 +166,13 @@ class Simulation:
         """Go on after a power cut or a kill, and cut again."""
         if self._random.random() < 0.5:
             start = image.copy()
-            # After a failed sync the next open drops what is in the page cache only.
-            start.orphans.clear()
+            upstream = {image.names[path] for path in image.durable("upstream/")}
+            # After a failed sync of the store the next open drops what is in the page cache only.
+            start.orphans = {file: lost for file, lost in start.orphans.items() if file in upstream}
         else:
             states = list(crash_states(image, self._random, garbage=self._setting.garbage))
             start = DiskImage.of(self._random.choice(states))
-        found = self._judge(start.newest(), history, mark, "a second session")
+        found = self._judge(start.newest(), image, history, mark, "a second session")
         if found is None or found.contents is None:
             return
         if start.pending or start.pending_names:

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.crash.mutations import MUTATIONS
+from tests.crash.flush_mutations import MUTATIONS
 from tests.crash.simulator import simulate
 
 STATES_PER_SEED = 600

@@ -109,7 +109,12 @@ class Session:
         self._engine = open_engine(self._options, self._disk)
 
     def _step(self) -> None:
-        actions = {
+        actions = self._actions()
+        self._random.choices(list(actions), list(actions.values()))[0]()
+
+    def _actions(self) -> dict[Callable[[], None], float]:
+        """Return what may happen, and how often, in percent about."""
+        return {
             self._request: 70.0,
             self._commit: 12,
             self._overlapping: 10,
@@ -118,7 +123,6 @@ class Session:
             self._kill: 0 if self._failures else 3,
             self._shell: self._shells,
         }
-        self._random.choices(list(actions), list(actions.values()))[0]()
 
     def _request(self) -> None:
         operation = self._operations.next_operation()
@@ -153,13 +157,14 @@ class Session:
         moment = self._history.freeze()
         commit = engine.freeze()
         if commit is not None:
-            self._some_requests()
+            self.some_requests()
             commit.run()
-            self._some_requests()
+            self.some_requests()
             engine.finish(commit)
         self._history.acknowledge(moment)
 
-    def _some_requests(self) -> None:
+    def some_requests(self) -> None:
+        """Read and write something."""
         for _ in range(self._random.randrange(3)):
             self._request()
 

@@ -1,0 +1,105 @@
+"""A random session in which flushes bring the devices upstream."""
+
+import errno
+import random
+from collections.abc import Callable
+
+from tests.crash.flushing import FlushRun, random_order
+from tests.crash.history import History
+from tests.crash.recording import TIME_SUFFIX, Recorder
+from tests.crash.setting import BLOCK_SIZE, Setting
+from tests.crash.workload import LiveMismatchError, Session
+from tests.support.random_operations import Operation
+from thincow.engine.flush import FlushOrder
+from thincow.errors import FlushError
+
+
+class FlushingSession(Session):
+    """A session that flushes now and then. It is the client of its flushes, too."""
+
+    def __init__(
+        self, setting: Setting, recorder: Recorder, history: History, generator: random.Random
+    ) -> None:
+        super().__init__(setting, recorder, history, generator)
+        self._flushes = setting.flushes
+        self._upstream_fails = setting.fails_upstream > 0
+        before = recorder.fail_sync
+
+        def fails(path: str) -> bool:
+            is_upstream = path.startswith("upstream/") and not path.endswith(TIME_SUFFIX)
+            return before(path) or (is_upstream and generator.random() < setting.fails_upstream)
+
+        recorder.fail_sync = fails
+
+    def _actions(self) -> dict[Callable[[], None], float]:
+        return {**super()._actions(), self._flush: self._flushes}
+
+    def _flush(self) -> None:
+        if self._random.random() < 0.4:
+            self._rotate()
+        recorder = self._recorder
+
+        def set_cold(is_cold: bool) -> None:
+            recorder.is_cold = is_cold
+
+        def set_meanwhile(action: Callable[[], None]) -> None:
+            recorder.meanwhile = action
+
+        is_quiet = self._random.random() < 0.3
+        run = FlushRun(self._opened, self, self._random, set_cold, set_meanwhile, is_quiet)
+        order = random_order(self._random, [device.name for device in self._opened.devices])
+        try:
+            run.run(order)
+        except FlushError as error:
+            allowed = {
+                errno.EIO: self._upstream_fails,
+                # Cycles need space, of which there may be none.
+                errno.ENOSPC: self._options.max_cow_blocks is not None,
+                # Other devices show what these have.
+                errno.EBUSY: order.names is not None,
+            }
+            if not allowed.get(error.code, False):
+                raise
+            return
+        if run.is_killed and not self._failures:
+            self._kill()
+        elif is_quiet and order == FlushOrder(batch_bytes=order.batch_bytes):
+            self._check_flushed()
+
+    def _check_flushed(self) -> None:
+        status = self._opened.status()
+        assert self._options.upstream_dir is not None
+        upstream = tuple(
+            (self._options.upstream_dir / device.name).read_bytes()
+            for device in self._opened.devices
+        )
+        if status != "clean" or upstream != self._history.contents():
+            raise LiveMismatchError(f"after a flush: {status}, or upstream is not equal")
+
+    def freeze(self) -> int:
+        """See `Client`."""
+        return self._history.freeze()
+
+    def acknowledge(self, moment: int) -> None:
+        """See `Client`."""
+        self._history.acknowledge(moment)
+
+    def check_read(self, device: int, offset: int, found: bytes) -> None:
+        """See `Client`."""
+        expected = self._history.model.read(device, offset, max(1, len(found)))
+        self._compare(found, expected, Operation("read", device, offset, len(found)))
+
+    def _rotate(self) -> None:
+        """Let some ranges change places: a cycle, when their contents are known."""
+        length = self._random.randint(1, 3) * BLOCK_SIZE
+        places = []
+        for _ in range(self._random.randint(2, 3)):
+            number = self._random.randrange(len(self._opened.devices))
+            blocks = self._opened.devices[number].size_bytes // BLOCK_SIZE
+            places.append((number, self._random.randrange(blocks) * BLOCK_SIZE))
+        contents = []
+        for number, offset in places:
+            self._read(Operation("read", number, offset, length))
+            contents.append(self._history.model.read(number, offset, length))
+        for (number, offset), data in zip(places, [*contents[1:], contents[0]], strict=True):
+            self._write(Operation("write", number, offset, data=data))
