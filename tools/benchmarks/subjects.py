@@ -103,6 +103,8 @@ def _server(command: Sequence[str], point: Path) -> Iterator["subprocess.Popen[s
         stdout=subprocess.PIPE,
         text=True,
         env=environment(),
+        # As a mount: the kernel shares processor time between sessions, and wakes within one sooner.
+        start_new_session=True,
     )
     assert server.stdout is not None
     try:
