@@ -103,7 +103,7 @@ def _server(command: Sequence[str], point: Path) -> Iterator["subprocess.Popen[s
         stdout=subprocess.PIPE,
         text=True,
         env=environment(),
-        # As a mount: the kernel shares processor time between sessions, and wakes within one sooner.
+        # As a mount: the kernel shares time between sessions, and favours the one of the client.
         start_new_session=True,
     )
     assert server.stdout is not None
