@@ -13,6 +13,7 @@ VIRTUAL = (
     "stats-full.txt",
     "debug/extents.txt",
     "debug/cow.txt",
+    "debug/flush-plan.json",
     "debug/hash-table.txt",
     "debug/pid.txt",
     "flush",

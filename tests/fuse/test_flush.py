@@ -163,14 +163,17 @@ def test_another_handle_watches_and_cancels(mount: Mount, tmp_path: Path) -> Non
         mount.start()
         write(mount, "disk", new)
         disk.fail("hold")
+        early = os.open(mount.point / "flush", os.O_WRONLY)
         with ThreadPoolExecutor(1) as pool:
             flush = pool.submit(command, mount, "full\n")
             wait_for_batch(mount)
             assert command(mount, "full\n") == errno.EBUSY
+            assert os.write(early, b"cancel\n") == 7
             assert command(mount, "cancel\n") == 0
             assert state(mount).startswith("flushing")
             disk.fail()
             assert flush.result() == 0
+        os.close(early)
         assert state(mount) == "ready"
         assert (mount.devs / "disk").read_bytes() == new
         mount.umount()

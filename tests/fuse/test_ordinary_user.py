@@ -111,6 +111,16 @@ def test_root_unmounts_another_users_mount(user: OrdinaryUser) -> None:
 
 
 @pytest.mark.needs_root
+def test_root_flushes_another_users_mount(user: OrdinaryUser) -> None:
+    assert user.mount().returncode == 0
+    assert user.run("sh", "-c", "echo new > mnt/devs/disk").returncode == 0
+    done = run_thincow("flush", user.home / "mnt")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (user.home / "upstream/disk").read_bytes() == b"new\n" + CONTENT[4:]
+    assert user.thincow("umount", "mnt").returncode == 0
+
+
+@pytest.mark.needs_root
 def test_busy_mount_of_an_ordinary_user_is_named(user: OrdinaryUser) -> None:
     assert user.mount().returncode == 0
     command = f"exec 3<mnt/devs/disk; {user.python} -m thincow umount mnt 3<&-; exit $?"

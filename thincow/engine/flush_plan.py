@@ -7,7 +7,7 @@ bytes of whole blocks.
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +27,14 @@ _MOST_RANGES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
+class RangePlan:
+    """A range of a device that changes, in bytes."""
+
+    offset_bytes: int
+    length_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class DevicePlan:
     """What is to be done on one device.
 
@@ -37,21 +45,14 @@ class DevicePlan:
             compared).
         shown_by: names of other devices, and how much of what is to be overwritten or skipped here
             they show now. They have to be flushed before, or at the same time.
+        ranges: the biggest ranges that change, the biggest first.
     """
 
     name: str
     write_bytes: int
     equal_bytes: int
     shown_by: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class RangePlan:
-    """A range of a device that changes, in bytes."""
-
-    device: str
-    offset_bytes: int
-    length_bytes: int
+    ranges: tuple[RangePlan, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,6 @@ class FlushPlan:
             too much is moved to count them.
         cycle_bytes: the blocks in them.
         space_bytes: how much the COW store must be able to grow for them, at least.
-        ranges: the biggest ranges that change, the biggest first.
     """
 
     block_size: int
@@ -73,7 +73,6 @@ class FlushPlan:
     cycles: int | None
     cycle_bytes: int | None
     space_bytes: int
-    ranges: tuple[RangePlan, ...]
 
     @property
     def write_bytes(self) -> int:
@@ -88,14 +87,13 @@ class FlushPlan:
     def of_devices(self, names: Iterable[str]) -> "FlushPlan":
         """Return the part that is about some devices; cycles are those of all."""
         chosen = set(names)
-        return FlushPlan(
-            self.block_size,
-            tuple(device for device in self.devices if device.name in chosen),
-            self.cycles,
-            self.cycle_bytes,
-            self.space_bytes,
-            tuple(part for part in self.ranges if part.device in chosen),
-        )
+        devices = tuple(device for device in self.devices if device.name in chosen)
+        return replace(self, devices=devices)
+
+    def biggest_ranges(self, most: int) -> list[tuple[str, RangePlan]]:
+        """Return the biggest ranges of all devices with their devices' names."""
+        ranges = [(device.name, part) for device in self.devices for part in device.ranges]
+        return sorted(ranges, key=lambda pair: -pair[1].length_bytes)[:most]
 
     def as_json(self) -> str:
         """Return it as a JSON object."""
@@ -105,8 +103,9 @@ class FlushPlan:
     def from_json(cls, text: str) -> "FlushPlan":
         """Return what `as_json` was called on."""
         fields: dict[str, Any] = json.loads(text)
+        for device in fields["devices"]:
+            device["ranges"] = tuple(RangePlan(**part) for part in device["ranges"])
         fields["devices"] = tuple(DevicePlan(**device) for device in fields["devices"])
-        fields["ranges"] = tuple(RangePlan(**part) for part in fields["ranges"])
         return cls(**fields)
 
 
@@ -147,7 +146,7 @@ def plan_flush(snapshot: Snapshot, devices: Sequence[Device], source: Source) ->
     """
     extents = _load(snapshot)
     unproved = _unproved(snapshot)
-    names = {row.id: row.name for row in snapshot.devices()}
+    names = {device.id: device.name for device in devices}
     served = np.isin(extents.firsts >> DEVICE_SHIFT, [device.id for device in devices])
     found = _find_cycles(extents[served & extents.is_moved])
     return FlushPlan(
@@ -156,7 +155,6 @@ def plan_flush(snapshot: Snapshot, devices: Sequence[Device], source: Source) ->
         None if found is None else found.number,
         None if found is None else found.blocks * source.block_size,
         0 if found == Cycles(0, 0) else source.block_size,
-        _biggest(extents[served], devices, source.block_size),
     )
 
 
@@ -169,15 +167,15 @@ def _plan_device(
 ) -> DevicePlan:
     own = extents.of(device)
     moved = extents[extents.is_moved & (extents.firsts >> DEVICE_SHIFT != device.id)]
-    users = shown_by_devices(
-        BlockRanges.union(own.firsts, own.lengths), moved.firsts, moved.lengths, moved.references
-    )
+    dirty = BlockRanges.union(own.firsts, own.lengths)
+    users = shown_by_devices(dirty, moved.firsts, moved.lengths, moved.references)
     equal = count_held_upstream(source, own.firsts, own.lengths, own.references, unproved)
     return DevicePlan(
         device.name,
         (int(own.lengths.sum()) - equal) * source.block_size,
         equal * source.block_size,
-        {names[user]: blocks * source.block_size for user, blocks in users.items()},
+        {names[user]: n * source.block_size for user, n in users.items() if user in names},
+        _biggest(dirty, device, source.block_size),
     )
 
 
@@ -185,18 +183,12 @@ def _find_cycles(moved: _Extents) -> Cycles | None:
     return find_cycles(moved.firsts, moved.lengths, moved.references)
 
 
-def _biggest(
-    extents: _Extents, devices: Sequence[Device], block_size: int
-) -> tuple[RangePlan, ...]:
-    ranges = BlockRanges.union(extents.firsts, extents.lengths)
-    by_id = {device.id: device for device in devices}
+def _biggest(dirty: BlockRanges, device: Device, block_size: int) -> tuple[RangePlan, ...]:
     biggest = []
-    for at in np.argsort(-ranges.lengths, kind="stable")[:_MOST_RANGES].tolist():
-        start, length = int(ranges.starts[at]), int(ranges.lengths[at])
-        device = by_id[start >> DEVICE_SHIFT]
-        offset = (start - device.first_block) * block_size
-        size = min(length * block_size, device.size_bytes - offset)
-        biggest.append(RangePlan(device.name, offset, size))
+    for at in np.argsort(-dirty.lengths, kind="stable")[:_MOST_RANGES].tolist():
+        offset = (int(dirty.starts[at]) - device.first_block) * block_size
+        size = min(int(dirty.lengths[at]) * block_size, device.size_bytes - offset)
+        biggest.append(RangePlan(offset, size))
     return tuple(biggest)
 
 

@@ -74,6 +74,7 @@ class ControlFiles:
             ControlKind.EXTENTS: extents_text,
             ControlKind.COW: cow_text,
             ControlKind.HASH_TABLE: hash_table_text,
+            ControlKind.FLUSH_PLAN: self._flush_plan,
         }
 
     async def open(self, kind: ControlKind, handle: int) -> ControlHandle | FlushHandle:
@@ -94,6 +95,15 @@ class ControlFiles:
             text = f"{os.getpid()}\n"
         return ControlHandle(handle, BytesIO(text.encode(errors="surrogateescape")))
 
+    def start_flush(self, words: bytes) -> None:
+        """Take a command for a flush, without waiting for its end.
+
+        Raises:
+            pyfuse3.FUSEError: EINVAL when there is no such command.
+            RequestError: when it cannot begin.
+        """
+        self._flusher.start(os.fsdecode(words))
+
     async def _status(self) -> str:
         """Return the state of the map, which is known for sure only of what is committed."""
         if self._engine.flush.is_running:
@@ -113,6 +123,9 @@ class ControlFiles:
 
     def _stats_full(self, snapshot: Snapshot) -> Iterator[str]:
         yield stats_full_text(self._engine, snapshot)
+
+    def _flush_plan(self, snapshot: Snapshot) -> Iterator[str]:
+        yield self._engine.flush.plan(snapshot).as_json() + "\n"
 
 
 def _write_out(

@@ -1,14 +1,15 @@
 """The file /flush: commands to write changes back upstream, and how the last one went.
 
 A command runs when its line is complete, or when the handle is closed, and its failure is the
-errno of that write or close. Requests go on while a flush runs; another handle can cancel it.
+errno of that write or close. The same words as an extended attribute of the mount only begin a
+flush. Requests go on while a flush runs; another handle can cancel it.
 """
 
 import errno
 import logging
-import re
 import subprocess
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -16,16 +17,16 @@ import pyfuse3
 import trio
 
 from thincow.engine.engine import Engine
-from thincow.engine.flush import FlushOrder
+from thincow.engine.flush import Flush
 from thincow.engine.flush_steps import Pause, Step
 from thincow.errors import RequestError, ThincowError
 from thincow.mount.commit_scheduler import CommitScheduler
+from thincow.mount.flush_words import CANCEL, parse_order, parse_order_of_devices
 
 _log = logging.getLogger(__name__)
 
 _MAX_COMMAND_BYTES: Final = 64
 _WAIT_S: Final = 0.002
-_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 
 
 class FlushRunner:
@@ -40,6 +41,9 @@ class FlushRunner:
         self._limiter = trio.CapacityLimiter(1)
         self.between_batches = trio.Lock()
         """Held by whoever wants no batch to be under way, and during each batch."""
+        self._syncing = trio.CancelScope()
+        self._is_ending = False
+        self._send, self._begun = trio.open_memory_channel[Flush](1)
 
     async def execute(self, command: str) -> None:
         """Run one command.
@@ -48,22 +52,47 @@ class FlushRunner:
             pyfuse3.FUSEError: EINVAL when there is no such command.
             RequestError: when it failed.
         """
-        if command == "cancel":
-            self._engine.flush.cancel()
-            return
-        if command == "full":
-            order = FlushOrder()
-        elif command == "max":
-            order = FlushOrder(copies=False)
-        elif _NUMBER.fullmatch(command):
-            order = FlushOrder(max_blocks=int(command))
-        else:
-            raise pyfuse3.FUSEError(errno.EINVAL)
-        await self._flush(order)
-
-    async def _flush(self, order: FlushOrder) -> None:
         control = self._engine.flush
-        flush = control.begin(order)
+        if command == CANCEL:
+            control.cancel()
+            return
+        with _invalid_words():
+            order = parse_order(command)
+        await self._carry_out(control.begin(order))
+
+    def start(self, words: str) -> None:
+        """Begin a flush, of some devices perhaps, or cancel one; `run` carries it out.
+
+        Raises:
+            pyfuse3.FUSEError: EINVAL when there is no such command.
+            RequestError: when it cannot begin.
+        """
+        control = self._engine.flush
+        if words == CANCEL:
+            control.cancel()
+            return
+        with _invalid_words():
+            order = parse_order_of_devices(words)
+        self._send.send_nowait(control.begin(order))
+
+    async def run(self) -> None:
+        """Carry out what `start` began, until cancelled; a batch is never left half done."""
+        async for flush in self._begun:
+            with trio.CancelScope(shield=True):
+                try:
+                    await self._carry_out(flush)
+                except RequestError:
+                    pass  # it was logged, and the status tells
+                except Exception:  # noqa: BLE001 - the next one must go on
+                    _log.exception("a flush failed unexpectedly")
+
+    def stop(self) -> None:
+        """Let the running flush end after its batch: nobody answers requests soon."""
+        self._is_ending = True
+        self._engine.flush.cancel()
+        self._syncing.cancel()
+
+    async def _carry_out(self, flush: Flush) -> None:
         failure: ThincowError | None = None
         steps = flush.steps()
         try:
@@ -78,7 +107,7 @@ class FlushRunner:
             raise
         finally:
             steps.close()
-            control.end(failure)
+            self._engine.flush.end(failure)
 
     async def _next_batch(self, steps: Generator[Step, None, None]) -> bool:
         """Go through the steps of a batch; tell whether there is another one."""
@@ -100,19 +129,33 @@ class FlushRunner:
     async def _sync_clients(self) -> None:
         """Let the kernel send what it still holds of mapped files.
 
-        In a process of its own: a thread that waits for our own mount could not be killed.
+        In a process of its own: a thread that waits for our own mount could not be killed. Nor
+        can that process be, so `stop` abandons it, and it ends with the mount.
         """
-        try:
-            await trio.run_process(
-                ["sync", "--", *self._device_paths],
-                stdin=subprocess.DEVNULL,
-                capture_stdout=True,
-                capture_stderr=True,
-                check=False,
-                start_new_session=True,  # Ctrl-Z at the terminal is not for it
-            )
-        except OSError as error:
-            _log.warning("flush: the files cannot be synced first: %s", error)
+        if self._is_ending:
+            return
+        with self._syncing:
+            try:
+                process = await trio.lowlevel.open_process(
+                    ["sync", "--", *self._device_paths],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-Z at the terminal is not for it
+                )
+            except OSError as error:
+                _log.warning("flush: the files cannot be synced first: %s", error)
+            else:
+                await process.wait()
+        self._syncing = trio.CancelScope()
+
+
+@contextmanager
+def _invalid_words() -> Iterator[None]:
+    try:
+        yield
+    except ValueError:
+        raise pyfuse3.FUSEError(errno.EINVAL) from None
 
 
 class FlushHandle:

@@ -53,16 +53,16 @@ class FuseServer:
         self._scheduler = CommitScheduler(engine, engine.options.tuning.commit_interval_s)
         self._invalidator = PageCacheInvalidator()
         devices = self._mount_point / "devs"
-        flusher = FlushRunner(
+        self._flusher = FlushRunner(
             engine, self._scheduler, [devices / device.name for device in engine.devices]
         )
-        self._freezer = Freezer(engine, self._scheduler, flusher)
+        self._freezer = Freezer(engine, self._scheduler, self._flusher)
         self._operations = ThincowOperations(
             InodeTree(engine.devices, read_only=engine.read_only),
             DeviceFiles(
                 engine, self._scheduler, self._invalidator, direct_io=options.fuse.direct_io
             ),
-            ControlFiles(engine, self._scheduler, flusher),
+            ControlFiles(engine, self._scheduler, self._flusher),
             block_size=engine.block_size,
         )
         self._mounted: MountEntry | None = None
@@ -100,9 +100,11 @@ class FuseServer:
             nursery.start_soon(self._announce)
             nursery.start_soon(self._end_on_signal)
             nursery.start_soon(self._freezer.run)
+            nursery.start_soon(self._flusher.run)
             nursery.start_soon(self._scheduler.run)
             nursery.start_soon(self._invalidator.run)
             await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
+            self._flusher.stop()
             nursery.cancel_scope.cancel()
 
     async def _announce(self) -> None:
@@ -116,6 +118,7 @@ class FuseServer:
     async def _end_on_signal(self) -> None:
         await self._signals.wait()
         _log.info("%s: ending on a signal", self._mount_point)
+        self._flusher.stop()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self._take_down)
         # The session lives on while somebody uses the hidden mount, which nobody may wait for.

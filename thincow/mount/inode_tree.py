@@ -30,6 +30,7 @@ class ControlKind(Enum):
     EXTENTS = "extents.txt"
     COW = "cow.txt"
     HASH_TABLE = "hash-table.txt"
+    FLUSH_PLAN = "flush-plan.json"
     PID = "pid.txt"
     FLUSH = "flush"
 
@@ -38,6 +39,7 @@ _DEBUG_FILES: Final = (
     ControlKind.EXTENTS,
     ControlKind.COW,
     ControlKind.HASH_TABLE,
+    ControlKind.FLUSH_PLAN,
     ControlKind.PID,
 )
 
@@ -86,13 +88,13 @@ class Node:
 class InodeTree:
     """All nodes of a mount, by inode number.
 
-    `/flush` has another number each time it is looked up: the kernel lets one write of a file go on
-    at a time, so a command that runs until the flush has ended would keep `cancel` waiting.
+    `/flush` has another number after each time it was opened for writing: the kernel lets one write
+    of a file go on at a time, so a command that runs until the flush has ended would keep `cancel`
+    waiting.
     """
 
     def __init__(self, devices: tuple[Device, ...], *, read_only: bool) -> None:
         self._nodes: dict[int, Node] = {}
-        self._last_alias = _FIRST_ALIAS
         root = self._add_directory(None, "")
         assert root.inode == pyfuse3.ROOT_INODE
         shelf = self._add_directory(root, "devs")
@@ -105,9 +107,10 @@ class InodeTree:
             self._add_control(debug, kind, 0o444)
         permissions = 0o400 if read_only else 0o600
         self._flush = self._add_control(root, ControlKind.FLUSH, permissions)
+        self._flush_inode = self._flush.inode
 
     def __getitem__(self, inode: int) -> Node:
-        return self._flush if inode > _FIRST_ALIAS else self._nodes[inode]
+        return self._flush if inode >= _FIRST_ALIAS else self._nodes[inode]
 
     def find(self, directory: int, name: bytes) -> pyfuse3.EntryAttributes | None:
         """Return the attributes of what has a name in a directory; None when nothing has."""
@@ -116,9 +119,13 @@ class InodeTree:
             return None
         attributes = node.attributes()
         if node is self._flush:
-            self._last_alias += 1
-            attributes.st_ino = self._last_alias
+            attributes.st_ino = self._flush_inode
         return attributes
+
+    def note_opened(self, node: Node, flags: int) -> None:
+        """Give `/flush` another number when it was opened for writing."""
+        if node is self._flush and flags & os.O_ACCMODE != os.O_RDONLY:
+            self._flush_inode = max(self._flush_inode + 1, _FIRST_ALIAS)
 
     @property
     def total_bytes(self) -> int:

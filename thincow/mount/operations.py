@@ -19,6 +19,7 @@ from thincow.mount.control_files import ControlFiles, ControlHandle
 from thincow.mount.device_file import DeviceFiles, DeviceHandle, refuse_size
 from thincow.mount.errno_table import errno_of
 from thincow.mount.flush_file import FlushHandle
+from thincow.mount.flush_words import FLUSH_ATTRIBUTE
 from thincow.mount.inode_tree import InodeTree, Node
 
 _log = logging.getLogger(__name__)
@@ -61,8 +62,8 @@ async def _refuse(*_arguments: object) -> NoReturn:
 class ThincowOperations(pyfuse3.Operations):
     """The handlers that FUSE calls.
 
-    Extended attributes are left unimplemented on purpose: once refused, the kernel stops asking
-    for the capabilities of a file before every write to it.
+    Reading extended attributes is left unimplemented on purpose: once refused, the kernel stops
+    asking for the capabilities of a file before every write to it.
     """
 
     def __init__(
@@ -131,6 +132,15 @@ class ThincowOperations(pyfuse3.Operations):
         return node.attributes()
 
     @_answers
+    async def setxattr(
+        self, inode: int, name: bytes, value: bytes, _ctx: pyfuse3.RequestContext
+    ) -> None:
+        """Take a command for a flush, as an attribute of the root; there are no others."""
+        if inode != pyfuse3.ROOT_INODE or name != FLUSH_ATTRIBUTE.encode():
+            raise pyfuse3.FUSEError(errno.ENOTSUP)
+        self._control_files.start_flush(value)
+
+    @_answers
     async def open(self, inode: int, flags: int, _ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         """Open a device file or render a virtual one."""
         node = self._tree[inode]
@@ -140,6 +150,7 @@ class ThincowOperations(pyfuse3.Operations):
             handle = await self._control_files.open(node.control, number)
         else:
             handle = self._device_files.open(node, number, flags)
+        self._tree.note_opened(node, flags)
         self._handles[number] = handle
         return handle.info
 
