@@ -132,13 +132,13 @@ def profile(lab: Lab, seconds: float, say: Callable[[str], None]) -> Iterator[Pr
 
 
 def _engine_alone(lab: Lab, seconds: float) -> Iterator[tuple[str, float]]:
-    store = lab.new_directory("store")
     lab.warm(lab.upstream / "disk")
-    with engine_alone.opened(StoreOptions(store, store, lab.upstream)) as bench:
-        for key, request in engine_alone.requests(bench, lab.sizes.working_bytes).items():
-            yield key, engine_alone.time_requests(bench, request, seconds)
-            bench.commit()
-    lab.remove(store)
+    for operation in OPERATIONS:
+        store = lab.new_directory("store")
+        with engine_alone.opened(StoreOptions(store, store, lab.upstream)) as bench:
+            request = engine_alone.requests(bench, lab.sizes.working_bytes)[operation.key]
+            yield operation.key, engine_alone.time_requests(bench, request, seconds)
+        lab.remove(store)
 
 
 @contextmanager
@@ -184,16 +184,19 @@ def _parts(stacks: Counter[str], process_us: float) -> list[tuple[str, float]]:
 
 
 def _innermost(stack: str) -> str:
-    """Return the innermost function of thincow in a stack, as layer/module.function."""
-    for frame in reversed(stack.split(";")):
-        found = _FRAME.match(frame)
-        if found is None or "thincow/" not in found["file"]:
+    """Return the innermost function of thincow in a stack, as layer/module.function.
+
+    Where that is only the one that runs the event loop: what the loop does.
+    """
+    frames = [found for frame in stack.split(";") if (found := _FRAME.match(frame))]
+    for found in reversed(frames):
+        if "thincow/" not in found["file"]:
             continue
         place = found["file"].rpartition("thincow/")[2].removesuffix(".py")
-        if place.startswith(_LOOP):
-            return "pyfuse3 and trio"
-        return f"{place}.{found['function']}"
-    return "pyfuse3 and trio"
+        if not place.startswith(_LOOP):
+            return f"{place}.{found['function']}"
+        break
+    return f"pyfuse3 and trio: {frames[-1]['function']}" if frames else "pyfuse3 and trio"
 
 
 def markdown(profiles: Sequence[Profile]) -> str:
