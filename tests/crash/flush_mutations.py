@@ -22,8 +22,8 @@ __all__ = ["MUTATIONS"]
 
 
 def _flushing(setting: Setting) -> Setting:
-    """Flush often, in a store that has room for copies."""
-    options = replace(setting.options, max_cow_blocks=None)
+    """Flush often, in a store that has room for copies and knows what it has seen."""
+    options = replace(setting.options, max_cow_blocks=None, hash_table_bytes=4096)
     return replace(setting, steps=60, flushes=40.0, options=options)
 
 
@@ -36,7 +36,7 @@ def _failing(setting: Setting) -> Setting:
     return replace(_flushing(setting), fails_upstream=0.4)
 
 
-@mutation(_flushing)
+@mutation(_flushing, states=120)
 def flushed_block_identity_before_the_sync() -> Iterator[None]:
     """Upstream is synced only when it is closed, after the commits."""
 
@@ -49,13 +49,13 @@ def flushed_block_identity_before_the_sync() -> Iterator[None]:
         yield
 
 
-@mutation(_flushing)
+@mutation(_flushing, states=120)
 def flushed_block_identity_without_a_sync() -> Iterator[None]:
     with patched(UpstreamWriter, "sync", do_nothing):
         yield
 
 
-@mutation(_flushing)
+@mutation(_flushing, states=120)
 def modification_time_not_synced() -> Iterator[None]:
     """To fdatasync is not enough: the next open compares the time."""
 
@@ -66,7 +66,7 @@ def modification_time_not_synced() -> Iterator[None]:
         yield
 
 
-@mutation(_flushing)
+@mutation(_flushing, states=120)
 def referenced_block_overwritten() -> Iterator[None]:
     def wrong(_: FlushSelector, addresses: Any, by: Any = None) -> Any:
         return np.zeros(len(addresses), np.bool_)
@@ -75,7 +75,7 @@ def referenced_block_overwritten() -> Iterator[None]:
         yield
 
 
-@mutation(_flushing)
+@mutation(_flushing, states=240)
 def durably_referenced_block_overwritten() -> Iterator[None]:
     """Only references of the moment count, and the mark is committed without the other changes."""
     right = FlushSelector.needed, UpstreamState.mark, Flush._settle
@@ -114,7 +114,7 @@ def durably_referenced_block_overwritten() -> Iterator[None]:
         yield
 
 
-@mutation(_flushing)
+@mutation(_flushing, states=120)
 def references_made_to_reserved_blocks() -> Iterator[None]:
     def wrong(_: UpstreamState, __: int, limit: int) -> int:
         return limit
@@ -123,7 +123,7 @@ def references_made_to_reserved_blocks() -> Iterator[None]:
         yield
 
 
-@mutation(_flushing)
+@mutation(_flushing, states=30)
 def block_overwritten_while_it_is_read() -> Iterator[None]:
     def wrong(*_: object) -> bool:
         return False
@@ -132,7 +132,7 @@ def block_overwritten_while_it_is_read() -> Iterator[None]:
         yield
 
 
-@mutation(_flushing)
+@mutation(_flushing, states=120)
 def rewritten_block_taken_for_flushed() -> Iterator[None]:
     """What clients write during a batch goes unnoticed."""
     right = Flush._note_changes
@@ -145,7 +145,7 @@ def rewritten_block_taken_for_flushed() -> Iterator[None]:
         yield
 
 
-@mutation(_flushing)
+@mutation(_flushing, states=120)
 def mark_not_durable_before_the_first_write() -> Iterator[None]:
     right = UpstreamState.mark
 
@@ -173,7 +173,7 @@ def cache_that_was_never_synced_compared_with() -> Iterator[None]:
         yield
 
 
-@mutation(_failing)
+@mutation(_failing, states=120)
 def failed_sync_of_upstream_retried() -> Iterator[None]:
     right = UpstreamWriter.sync
 
@@ -188,7 +188,7 @@ def failed_sync_of_upstream_retried() -> Iterator[None]:
         yield
 
 
-@mutation(_failing)
+@mutation(_failing, states=120)
 def blocks_that_were_not_written_unmarked() -> Iterator[None]:
     right = Flush._take
 
@@ -201,7 +201,7 @@ def blocks_that_were_not_written_unmarked() -> Iterator[None]:
         yield
 
 
-@mutation(_failing)
+@mutation(_failing, states=120)
 def block_whose_sync_failed_taken_for_equal() -> Iterator[None]:
     """What is in the page cache counts as what upstream holds."""
     right = BatchWrite.run
@@ -214,7 +214,7 @@ def block_whose_sync_failed_taken_for_equal() -> Iterator[None]:
         yield
 
 
-@mutation(_flushing)
+@mutation(_flushing, states=120)
 def hash_entries_of_overwritten_blocks_kept() -> Iterator[None]:
     with patched(hashes_table, "drop_overwritten", lambda _: 0):
         yield

@@ -10,6 +10,7 @@ from tests.crash.recording import TIME_SUFFIX, Recorder
 from tests.crash.setting import BLOCK_SIZE, Setting
 from tests.crash.workload import LiveMismatchError, Session
 from tests.support.random_operations import Operation
+from thincow.block_types import COW_BASE
 from thincow.engine.flush import FlushOrder
 from thincow.errors import FlushError
 
@@ -35,7 +36,7 @@ class FlushingSession(Session):
         return {**super()._actions(), self._flush: self._flushes}
 
     def _flush(self) -> None:
-        if self._random.random() < 0.4:
+        if self._random.random() < 0.6:
             self._rotate()
         recorder = self._recorder
 
@@ -93,7 +94,7 @@ class FlushingSession(Session):
         """Let some ranges change places: a cycle, when their contents are known."""
         length = self._random.randint(1, 3) * BLOCK_SIZE
         places = []
-        for _ in range(self._random.randint(2, 3)):
+        for _ in range(self._random.randint(2, 4)):
             number = self._random.randrange(len(self._opened.devices))
             blocks = self._opened.devices[number].size_bytes // BLOCK_SIZE
             places.append((number, self._random.randrange(blocks) * BLOCK_SIZE))
@@ -103,3 +104,34 @@ class FlushingSession(Session):
             contents.append(self._history.model.read(number, offset, length))
         for (number, offset), data in zip(places, [*contents[1:], contents[0]], strict=True):
             self._write(Operation("write", number, offset, data=data))
+
+    def aimed_request(self) -> None:
+        """Write where it hurts: see `Client`."""
+        number = self._random.randrange(len(self._opened.devices))
+        device = self._opened.devices[number]
+        references = self._opened._map.references(device.first_block, device.blocks).tolist()
+        dirty = [at for at, held in enumerate(references) if held != device.first_block + at]
+        users = [at for at in dirty if 0 <= references[at] < COW_BASE]
+        if not dirty:
+            return
+        if users and self._random.random() < 0.5:
+            self._write_block(
+                number, self._random.choice(users), self._random.randbytes(BLOCK_SIZE)
+            )
+            return
+        at = self._random.choice(dirty)
+        assert self._options.upstream_dir is not None
+        upstream = (self._options.upstream_dir / device.name).read_bytes()
+        old = upstream[at * BLOCK_SIZE : (at + 1) * BLOCK_SIZE]
+        kind = self._random.randrange(3)
+        if kind == 0:
+            self._write_block(number, at, old)
+        elif kind == 1:
+            self._write_block(0, self._random.randrange(self._opened.devices[0].blocks), old)
+        else:
+            now = self._history.model.read(number, at * BLOCK_SIZE, BLOCK_SIZE)
+            self._write_block(number, at, self._random.randbytes(BLOCK_SIZE))
+            self._write_block(number, at, now)
+
+    def _write_block(self, number: int, block: int, data: bytes) -> None:
+        self._write(Operation("write", number, block * BLOCK_SIZE, data=data))

@@ -27,6 +27,13 @@ class Client(Protocol):
     def some_requests(self) -> None:
         """Read and write something."""
 
+    def aimed_request(self) -> None:
+        """Write what a flush may not expect.
+
+        Rewrite a block that shows another one's upstream content, write back what is upstream of a
+        dirty block, copy that elsewhere, or rewrite a dirty block back and forth.
+        """
+
     def freeze(self) -> int:
         """Note that a commit covers all writes until now; return their number."""
 
@@ -104,6 +111,8 @@ class FlushRun:
         steps = control.begin(order).steps()
         failure: ThincowError | None = None
         try:
+            for number in range(0 if self.is_quiet else len(self.engine.devices)):
+                self._read_slowly(number)
             step = next(steps, None)
             while step is not None and not self.is_killed:
                 self._disturb()
@@ -129,8 +138,9 @@ class FlushRun:
             moment = self.client.freeze()
             self.engine.commit()
             self.client.acknowledge(moment)
-            if self.chance.random() < 0.2:
-                self._disturb()
+            # What changes from here on is in no commit when the next batch is chosen.
+            if not self.is_quiet and self._left > 0 and self.chance.random() < 0.4:
+                self.client.aimed_request()
         elif isinstance(step, Pause):
             self._finish_commit()
             for read in list(self._reads):
@@ -146,11 +156,12 @@ class FlushRun:
         self._left -= 1
         actions: dict[Callable[[], None], float] = {
             self._nothing: 4,
-            self.client.some_requests: 6,
+            self.client.some_requests: 4,
+            self.client.aimed_request: 4,
             self._begin_commit: 2,
             self._finish_commit: 2,
             self._begin_read: 2,
-            self._advance_reads: 2,
+            self._advance_reads: 1,
             self.engine.flush.cancel: 0.3,
             self._kill: 0.3,
         }
@@ -179,7 +190,9 @@ class FlushRun:
         self.client.acknowledge(moment)
 
     def _begin_read(self) -> None:
-        device = self.chance.randrange(len(self.engine.devices))
+        self._read_slowly(self.chance.randrange(len(self.engine.devices)))
+
+    def _read_slowly(self, device: int) -> None:
         # All of it: what is fetched for one block may then be taken for another one.
         read = SlowRead(self.engine, device, 0, self.engine.devices[device].size_bytes)
         self.set_cold(True)

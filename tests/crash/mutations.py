@@ -29,22 +29,28 @@ Planting = Callable[[], AbstractContextManager[None]]
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """A planted bug. `adapt` makes the settings likely in which it shows."""
+    """A planted bug. `adapt` makes the settings likely in which it shows.
+
+    `states` are looked at with each seed: few where a session shows it without any cut.
+    """
 
     name: str
     plant: Planting
     adapt: Callable[[Setting], Setting]
+    states: int
 
 
 MUTATIONS: dict[str, Mutation] = {}
 
 
-def mutation(adapt: Callable[[Setting], Setting] = lambda setting: setting) -> Any:
+def mutation(
+    adapt: Callable[[Setting], Setting] = lambda setting: setting, states: int = 600
+) -> Any:
     """Register a generator function that plants a bug, by its name."""
 
     def register(function: Callable[[], Iterator[None]]) -> Planting:
         plant = contextmanager(function)
-        MUTATIONS[function.__name__] = Mutation(function.__name__, plant, adapt)
+        MUTATIONS[function.__name__] = Mutation(function.__name__, plant, adapt, states)
         return plant
 
     return register

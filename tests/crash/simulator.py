@@ -114,8 +114,9 @@ class Simulation:
         """Cut before each operation, and after the last one; at some of them when they are many."""
         image = image.copy()
         marks = [*recorder.marks, history.marks]
-        left = self._max_states - len(self._known)
-        share = left / (_STATES_PER_CUT * len(marks))
+        # Half for the first session, the rest for those that follow a cut of it.
+        budget = self._max_states / 2 / (1 if recoveries else max(1, self._setting.recoveries))
+        share = budget / (_STATES_PER_CUT * len(marks))
         for at, mark in enumerate(marks):
             if at > 0:
                 image.advance(recorder.operations[at - 1])

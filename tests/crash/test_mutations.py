@@ -1,22 +1,22 @@
+from itertools import count
+
 import pytest
 
 from tests.crash.flush_mutations import MUTATIONS
 from tests.crash.simulator import simulate
 
-STATES_PER_SEED = 600
-SEEDS = 60
+MAX_STATES = 36_000
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_simulator_notices_a_planted_bug(name):
-    failures = []
+    failures: list[str] = []
+    seeds = count()
     distinct = 0
-    for seed in range(SEEDS):
-        result = simulate(seed, STATES_PER_SEED, name)
+    while not failures and distinct < MAX_STATES:
+        result = simulate(next(seeds), MUTATIONS[name].states, name)
         distinct += result.distinct
         failures = result.failures
-        if failures:
-            break
     print(f"{distinct} states", *failures)
     assert failures
 
