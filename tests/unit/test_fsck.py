@@ -55,6 +55,8 @@ PLANTED_SQL: list[tuple[Code, list[str]]] = [
     ),
     (Code.FLUSHING_RANGE, [f"INSERT INTO flushing VALUES ({A + 10}, 1)"]),
     (Code.FLUSHING_RANGE, [f"INSERT INTO flushing VALUES ({A}, 3), ({A + 2}, 1)"]),
+    (Code.FLUSHING_SHOWN, [f"INSERT INTO flushing VALUES ({A + 9}, 1)"]),
+    (Code.FLUSHING_SHOWN, ["INSERT INTO flushing SELECT target, 1 FROM extents WHERE kind = 0"]),
     (Code.FINGERPRINT_RANGE, [f"INSERT INTO fingerprints VALUES ({A + 10}, 1)"]),
     # What follows the schema forbids, but SQLite looks at that only in files that it may write.
     (Code.DEVICE_VALUE, ["UPDATE devices SET type = 'pipe' WHERE id = 1"]),

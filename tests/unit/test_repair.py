@@ -258,13 +258,31 @@ def test_deep_repair_lists_nothing_that_is_on_no_device(store: RepairableStore) 
 
 
 def test_repair_keeps_the_ranges_of_a_flush_that_was_cut(store: RepairableStore) -> None:
-    ranges = [(A, 3), (A + 2, 1), (B + 7, 5)]
+    ranges = [(A, 3), (A + 2, 1), (B + 7, 5), (3 << 40, 1)]
     rows = ", ".join(map(str, ranges))
     plant(store.data_dir, [f"INSERT INTO flushing VALUES {rows}", "DROP VIEW savings"])
     repaired(store, Code.SCHEMA_DIFFERS)
     with closing(connect(store.data_dir)) as connection:
         found = connection.execute("SELECT * FROM flushing").fetchall()
-    assert found == [(A, 3), (B + 7, 2)]
+    assert found == [(A, 3), (B + 7, 1)]
+
+
+def test_repair_takes_upstream_as_it_is_where_a_flush_was_cut_and_it_is_shown(
+    store: RepairableStore,
+) -> None:
+    # Blocks 13 and 14 of a show blocks 0 and 1 of b; b shows all of these itself, too.
+    plant(
+        store.data_dir, [f"INSERT INTO flushing VALUES ({A + 3}, 2), ({B + 1}, 2), ({A + 14}, 1)"]
+    )
+    result = repaired(store, Code.FLUSHING_SHOWN)
+    assert result.losses == tuple(
+        Loss(name, first * BLOCK, BLOCK, LossReason.FLUSHING)
+        for name, first in [("a", 4), ("a", 14), ("b", 1)]
+    )
+    with closing(connect(store.data_dir)) as connection:
+        found = connection.execute("SELECT * FROM flushing").fetchall()
+    assert found == [(A + 3, 1), (A + 14, 1), (B + 2, 1)]
+    assert store.read() == store.contents
 
 
 def test_repair_keeps_old_metadata_and_can_be_undone(store: RepairableStore) -> None:

@@ -35,6 +35,7 @@ class Repair(StrEnum):
     DROP_ENTRY = "drop the hash entry; the range is listed when it is not upstream's"
     OLDER_MAP = "go on from these older metadata: what was written later is lost"
     KEEP_ON_DEVICE = "keep the part that lies on a device"
+    TAKE_AS_IT_IS = "drop the mark: upstream is shown as it is; the range is listed"
     DROP_FINGERPRINT = "drop the row: the block is no longer compared when the store is opened"
 
 
@@ -72,6 +73,7 @@ class Code(StrEnum):
     HASH_ENTRIES = "HASH_ENTRIES"
     CHECKSUM_ROW = "CHECKSUM_ROW"
     FLUSHING_RANGE = "FLUSHING_RANGE"
+    FLUSHING_SHOWN = "FLUSHING_SHOWN"
     FINGERPRINT_RANGE = "FINGERPRINT_RANGE"
     COWDATA_UNREADABLE = "COWDATA_UNREADABLE"
     HASH_CONTENT = "HASH_CONTENT"
@@ -114,6 +116,7 @@ REPAIRS: Final[Mapping[Code, Repair]] = MappingProxyType(
         Code.HASH_ENTRIES: Repair.RECOUNT,
         Code.CHECKSUM_ROW: Repair.DROP_CHECKSUMS,
         Code.FLUSHING_RANGE: Repair.KEEP_ON_DEVICE,
+        Code.FLUSHING_SHOWN: Repair.TAKE_AS_IT_IS,
         Code.FINGERPRINT_RANGE: Repair.DROP_FINGERPRINT,
         Code.COWDATA_UNREADABLE: Repair.NONE,
         Code.HASH_CONTENT: Repair.DROP_ENTRY,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from thincow.engine import deep_check, header_check, hint_check, map_check
+from thincow.engine import deep_check, flushing_check, header_check, hint_check, map_check
 from thincow.engine.count_check import StepFunction
 from thincow.engine.file_check import Contents, examine_contents, is_store_file
 from thincow.engine.findings import Code, Findings, NoProgress, Progress, Report, reason
@@ -245,7 +245,7 @@ def _check_tables(
         "checksums",
         lambda: hint_check.check_checksums(snapshot, bounds, header.checksum_bits, findings),
     )
-    attempt("flushing", lambda: hint_check.check_flushing(snapshot, bounds, findings))
+    attempt("flushing", lambda: flushing_check.check_flushing(snapshot, bounds, findings))
     attempt("fingerprints", lambda: hint_check.check_fingerprints(snapshot, bounds, findings))
     return counts
 

@@ -1,4 +1,4 @@
-"""Checks the tables beside map and counts: hash entries, checksums, fingerprints, flushing.
+"""Checks the tables beside map and counts: hash entries, checksums, fingerprints.
 
 A hash entry that points to a COW block without references is no error: such hints are left behind
 when a block is freed, and whoever follows one compares contents first. They are only counted.
@@ -11,7 +11,7 @@ from thincow.engine.count_check import StepFunction
 from thincow.engine.findings import Code, Findings, describer
 from thincow.engine.map_check import MAX_COW_BLOCKS, BoolColumn, Bounds, OverlapCheck
 from thincow.store.checksums_table import CHUNK_BLOCKS
-from thincow.store.columns import ChecksumColumns, FlushingColumns, HashColumns, IntColumn
+from thincow.store.columns import ChecksumColumns, HashColumns, IntColumn
 from thincow.store.snapshot import Snapshot
 
 
@@ -78,26 +78,6 @@ def check_checksums(snapshot: Snapshot, bounds: Bounds, bits: int, findings: Fin
             Code.CHECKSUM_ROW,
             overlap.overlaps(rows.first_block, rows.length),
             describer(rows, bounds.place, "begins inside a row before it"),
-        )
-
-
-def check_flushing(snapshot: Snapshot, bounds: Bounds, findings: Findings) -> None:
-    """Check that the rows of the table `flushing` lie on known devices and do not overlap."""
-    overlap = OverlapCheck()
-    findings.count("flushing_ranges", 0)
-    for chunk in snapshot.flushing():
-        findings.count("flushing_ranges", len(chunk.first_block))
-        inside = bounds.on_device(chunk.first_block, chunk.length)
-        findings.add_where(
-            Code.FLUSHING_RANGE,
-            ~inside,
-            describer(chunk, bounds.place, "{length} blocks do not lie on a known device"),
-        )
-        rows = FlushingColumns(*(column[inside] for column in chunk))
-        findings.add_where(
-            Code.FLUSHING_RANGE,
-            overlap.overlaps(rows.first_block, rows.length),
-            describer(rows, bounds.place, "begins inside a range before it"),
         )
 
 

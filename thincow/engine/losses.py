@@ -14,6 +14,7 @@ class LossReason(StrEnum):
     LOST = "lost: what upstream has there is shown"
     CHECKSUM = "damaged: differs from its checksum, shown as it is stored"
     HASH = "may be damaged: is not what its hash entry says"
+    FLUSHING = "may be damaged: shows what a flush may have overwritten"
     OLDER = "may be older than what was synced, or other blocks' content: commits are missing"
     MAP = "may be lost where it was written: parts of the map are missing"
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from thincow.engine.count_check import StepFunction, compare
 from thincow.engine.findings import Damage
+from thincow.engine.flushing_check import find_shown
 from thincow.engine.losses import Loss, LossReason, list_losses
 from thincow.engine.map_check import MAX_COW_BLOCKS, Bounds
 from thincow.engine.row_repair import (
@@ -60,7 +61,7 @@ def rebuild(
     new.add_counts(repairing.counts())
     _add_sums(new, source, facts, bounds, repairing.lost, damage)
     _add_hints(new, source, bounds, damage)
-    _add_flushing(new, source, bounds)
+    viewers = _add_flushing(new, source, bounds)
     notes = []
     unclaimed = _count_unclaimed(source, repairing.references)
     if unclaimed:
@@ -68,7 +69,9 @@ def rebuild(
             f"{unclaimed} blocks of {COW_NAME} were counted as used, but no device shows them: "
             "they are free now"
         )
-    return Rebuilt(devices, _losses(devices, facts, repairing.lost, damage), notes)
+    losses = _losses(devices, facts, repairing.lost, damage)
+    losses += list_losses(devices, facts.block_size, LossReason.FLUSHING, viewers)
+    return Rebuilt(devices, losses, notes)
 
 
 def _add_sums(
@@ -87,14 +90,26 @@ def _add_sums(
             new.add_checksums(kept)
 
 
-def _add_flushing(new: Rebuild, source: Snapshot, bounds: Bounds) -> None:
-    """Take over the ranges of upstream whose contents a flush made unknown."""
-    ranges = Ranges()
+def _add_flushing(new: Rebuild, source: Snapshot, bounds: Bounds) -> Ranges:
+    """Take over the upstream blocks whose contents a flush made unknown, but for those shown.
+
+    Returns:
+        The virtual blocks that show the others.
+    """
+    marks = Ranges()
     for rows in source.flushing():
         room = bounds.room_on_device(rows.first_block)
-        ranges.add(rows.first_block, np.clip(rows.length, 0, room))
-    first, end = ranges.merged()
-    new.add_flushing(FlushingColumns(first, end - first))
+        marks.add(rows.first_block, np.clip(rows.length, 0, room))
+    shown = find_shown(marks, lambda: map(MapRepair(bounds).extents, source.extents()))
+    first, end = marks.merged()
+    kept = StepFunction()
+    kept.add(first, end - first, np.ones_like(first))
+    first, end = shown.marked.merged()
+    kept.add(first, end - first, -np.ones_like(first))
+    at, by = kept.changes()
+    some = np.flatnonzero(np.cumsum(by) > 0)
+    new.add_flushing(FlushingColumns(at[some], at[some + 1] - at[some]))
+    return shown.viewers
 
 
 def _add_hints(new: Rebuild, source: Snapshot, bounds: Bounds, damage: Damage) -> None:
