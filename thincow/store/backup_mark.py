@@ -11,6 +11,7 @@ from thincow.errors import ConfigurationError
 from thincow.store.disk import Disk
 
 BACKUP_MARK_NAME: Final = "backup-incomplete"
+_MAX_BYTES: Final = 64
 
 
 def write_backup_mark(disk: Disk, directory: Path, store_id: str) -> None:
@@ -35,9 +36,20 @@ def remove_backup_mark(disk: Disk, directory: Path) -> None:
     disk.sync_directory(directory)
 
 
-def is_unfinished(directory: Path) -> bool:
-    """Tell whether a directory holds a copy that was not completed."""
-    return (directory / BACKUP_MARK_NAME).exists()
+def read_backup_mark(disk: Disk, directory: Path) -> str | None:
+    """Return of which store a directory holds an incomplete copy, None when it has no mark.
+
+    Raises:
+        OSError: when it cannot be read.
+    """
+    try:
+        fd = disk.open(directory / BACKUP_MARK_NAME, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        return disk.read(fd, _MAX_BYTES, 0).decode(errors="replace").strip()
+    finally:
+        disk.close(fd)
 
 
 def refuse_unfinished(directory: Path) -> None:
@@ -46,7 +58,7 @@ def refuse_unfinished(directory: Path) -> None:
     Raises:
         ConfigurationError: when it does.
     """
-    if is_unfinished(directory):
+    if (directory / BACKUP_MARK_NAME).exists():
         raise ConfigurationError(
             f"{directory} is a backup that was not completed: complete it with 'thincow backup "
             "--incremental', or delete it"

@@ -7,11 +7,15 @@ Every method raises `OSError` as the system call does.
 
 import ctypes
 import errno
+import fcntl
 import os
+import struct
+import time
 from pathlib import Path
 
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
+_FICLONERANGE = 0x4020940D
 _NOT_AVAILABLE_NOW = {errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 _SYS_CACHESTAT = 451  # the same on all architectures; Linux 6.5
@@ -127,6 +131,15 @@ class Disk:
         """Give the space of a range back; it reads as zeros."""
         self._fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length)
 
+    def clone(self, source_fd: int, target_fd: int, offset: int, length: int) -> None:
+        """Let a range of one file share the space of the same range of another.
+
+        Raises:
+            OSError: EOPNOTSUPP, EXDEV and the like where that cannot be done.
+        """
+        request = struct.pack("=qQQQ", source_fd, offset, length, offset)
+        fcntl.ioctl(target_fd, _FICLONERANGE, request)
+
     def filesystem_bytes(self, path: Path) -> tuple[int, int]:
         """Return the size of the filesystem that holds a path, and what of it we may still use."""
         status = os.statvfs(path)
@@ -145,3 +158,19 @@ class Disk:
             code = ctypes.get_errno()
             if code != errno.EINTR:
                 raise OSError(code, os.strerror(code))
+
+
+class ThrottledDisk(Disk):
+    """Reads no more than so many bytes a second, for work that must leave others their share."""
+
+    def __init__(self, bytes_a_second: int) -> None:
+        self._rate = bytes_a_second
+        self._free_at_s = 0.0
+
+    def read(self, fd: int, length: int, offset: int) -> bytes:
+        """Read as any disk does, after a pause that makes up for the reads before."""
+        now_s = time.monotonic()
+        if self._free_at_s > now_s:
+            time.sleep(self._free_at_s - now_s)
+        self._free_at_s = max(self._free_at_s, now_s) + length / self._rate
+        return super().read(fd, length, offset)

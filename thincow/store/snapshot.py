@@ -9,7 +9,7 @@ long as row-by-row reading when alone, but a thread that fetched row by row besi
 thread would wait for the interpreter lock after every row.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +35,7 @@ from thincow.store.columns import (
     SQLValue,
 )
 from thincow.store.database import open_read_only
+from thincow.store.database_copy import copy_pages
 from thincow.store.devices_table import DeviceRow
 
 CHUNK_ROWS = 4096
@@ -77,6 +78,10 @@ class Snapshot:
                 return cls(open_read_only(path, temp_dir).reader)
         except (CommitError, StoreFailedError) as error:  # from merging the log into the copy
             raise CorruptStoreError(f"{path.name} cannot be read: {error}") from error
+
+    def copy_to(self, path: Path, vfs: str | None, advance: Callable[[float], None]) -> None:
+        """Write the whole database to a new file, see `database_copy.copy_pages`."""
+        copy_pages(self._connection, path, vfs, advance)
 
     def close(self) -> None:
         """End the transaction and close the connection."""
