@@ -7,6 +7,8 @@ import pytest
 
 from tests.support.plain_store import BLOCK_SIZE, A, make_store, plant
 from thincow.engine.device import Device
+from thincow.engine.flush_control import FlushControl
+from thincow.engine.held_blocks import HeldBlocks
 from thincow.engine.reports import (
     PIECE_CHARACTERS,
     cow_text,
@@ -40,6 +42,9 @@ class FixedSource:
             blocks_new=2,
         )
     )
+
+    holds: HeldBlocks = field(default_factory=lambda: HeldBlocks(lambda _runs: None))
+    flush: FlushControl = field(default_factory=lambda: FlushControl(None, ()))
 
     def cow_usage(self) -> tuple[int, int, int, int]:
         return 5, 2, 3, 4

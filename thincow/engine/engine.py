@@ -61,6 +61,7 @@ class Engine:
         self._store = store
         self.options = options
         self.read_only = options.read_only
+        self.store_id = store.facts.store_id
         self.block_size = store.facts.block_size
         self.devices = tuple(d for d in store.devices if d.upstream is not None)
         self.statistics = Statistics()
@@ -74,11 +75,7 @@ class Engine:
             reader, store.facts.window_blocks, options.tuning
         )
         self._cow = CowStore(
-            store.cow_file,
-            counts,
-            block_size,
-            cow_table.end_block(reader),
-            options.max_cow_blocks,
+            store.cow_file, counts, block_size, cow_table.end_block(reader), options.max_cow_blocks
         )
         self.holds = self._cow.held
         self._map = BlockMap(references, self._cow)
@@ -250,10 +247,6 @@ class Engine:
         """
         if self._committer is not None:
             self._committer.commit(merge_log=merge_log)
-
-    def status(self) -> str:
-        """Return what /flush shows, see `FlushControl.status`."""
-        return self.flush.status()
 
     def snapshot(self) -> Snapshot:
         """Return a view of everything written so far, for one other thread.

@@ -10,6 +10,8 @@ from typing import Final, Protocol
 
 from thincow.block_types import DEVICE_SHIFT, MAX_DEVICE_BLOCKS, Kind
 from thincow.engine.device import Device
+from thincow.engine.flush_control import FlushControl
+from thincow.engine.held_blocks import HeldBlocks
 from thincow.engine.statistics import Statistics
 from thincow.errors import CorruptStoreError
 from thincow.store.columns import CowUse, MapUse
@@ -39,6 +41,14 @@ class Source(Protocol):
     def cow_usage(self) -> tuple[int, int, int, int]:
         """Return the end, free and live blocks of the COW store, and references to them."""
 
+    @property
+    def flush(self) -> FlushControl:
+        """What flushes are doing."""
+
+    @property
+    def holds(self) -> HeldBlocks:
+        """Who looks at earlier commits, and which blocks they keep from being used again."""
+
     def hash_usage(self) -> tuple[int, int]:
         """Return the number of hash entries and the most there may be."""
 
@@ -52,6 +62,7 @@ def stats_text(source: Source) -> str:
     lines += _hash_table(source)
     lines += _written(source.statistics)
     lines += _cow_store(source.block_size, CowUse(live, references, end), free)
+    lines += _running(source)
     return _render(lines)
 
 
@@ -76,6 +87,7 @@ def stats_full_text(source: Source, snapshot: Snapshot) -> str:
     lines += _hash_table(source)
     lines += _written(source.statistics)
     lines += _cow_store(block_size, cow, cow.end - cow.live)
+    lines += _running(source)
     saved = {"upstream": total.remapped, "COW": cow.references - cow.live, "zero": total.zero}
     for name, blocks in (saved | {"total": sum(saved.values())}).items():
         lines.append((f"Savings {name} blocks", blocks))
@@ -168,6 +180,17 @@ def _cow_store(block_size: int, use: CowUse, free: int) -> Lines:
         ("COW store free blocks", free),
         ("COW store end", use.end * block_size),
         ("COW store references", use.references),
+    ]
+
+
+def _running(source: Source) -> Lines:
+    purposes = source.holds.purposes
+    return [
+        ("COW store held blocks", source.holds.kept_blocks),
+        ("Running backups", purposes.count("backup")),
+        ("Running checks", purposes.count("check")),
+        ("Running diffs", purposes.count("diff")),
+        ("Running flushes", int(source.flush.is_running)),
     ]
 
 

@@ -28,6 +28,7 @@ from thincow.engine.reports import (
 from thincow.errors import RequestError
 from thincow.mount.commit_scheduler import CommitScheduler
 from thincow.mount.flush_file import FlushHandle, FlushRunner
+from thincow.mount.hold_file import HoldHandle, open_hold
 from thincow.mount.inode_tree import ControlKind
 from thincow.store.snapshot import Snapshot
 
@@ -77,7 +78,9 @@ class ControlFiles:
             ControlKind.FLUSH_PLAN: self._flush_plan,
         }
 
-    async def open(self, kind: ControlKind, handle: int) -> ControlHandle | FlushHandle:
+    async def open(
+        self, kind: ControlKind, handle: int
+    ) -> ControlHandle | FlushHandle | HoldHandle:
         """Render a file.
 
         Raises:
@@ -88,6 +91,8 @@ class ControlFiles:
         if kind is ControlKind.FLUSH:
             state = f"{await self._status()}\n"
             return FlushHandle(handle, state.encode(errors="surrogateescape"), self._flusher)
+        if kind is ControlKind.HOLD:
+            return await open_hold(self._engine, self._scheduler, self._flusher, handle)
         if kind is ControlKind.STATS:
             text = stats_text(self._engine)
         else:
@@ -107,10 +112,10 @@ class ControlFiles:
     async def _status(self) -> str:
         """Return the state of the map, which is known for sure only of what is committed."""
         if self._engine.flush.is_running:
-            return self._engine.status()
+            return self._engine.flush.status()
         with contextlib.suppress(RequestError):
             await self._scheduler.sync()
-        return self._engine.status()
+        return self._engine.flush.status()
 
     async def _render(self, report: Callable[[Snapshot], Iterable[str]]) -> IO[bytes]:
         await self._scheduler.sync()

@@ -99,6 +99,8 @@ class FlushRunner:
             await self._sync_clients()
             goes_on = True
             while goes_on:
+                while self._engine.holds and not flush.is_cancelled:
+                    await trio.sleep(_WAIT_S)
                 async with self.between_batches:
                     goes_on = await self._next_batch(steps)
         except ThincowError as error:

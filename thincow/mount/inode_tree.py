@@ -33,6 +33,7 @@ class ControlKind(Enum):
     FLUSH_PLAN = "flush-plan.json"
     PID = "pid.txt"
     FLUSH = "flush"
+    HOLD = "hold.json"
 
 
 _DEBUG_FILES: Final = (
@@ -106,6 +107,7 @@ class InodeTree:
         for kind in _DEBUG_FILES:
             self._add_control(debug, kind, 0o444)
         permissions = 0o400 if read_only else 0o600
+        self._add_control(debug, ControlKind.HOLD, permissions)
         self._flush = self._add_control(root, ControlKind.FLUSH, permissions)
         self._flush_inode = self._flush.inode
 

@@ -20,6 +20,7 @@ from thincow.mount.device_file import DeviceFiles, DeviceHandle, refuse_size
 from thincow.mount.errno_table import errno_of
 from thincow.mount.flush_file import FlushHandle
 from thincow.mount.flush_words import FLUSH_ATTRIBUTE
+from thincow.mount.hold_file import HoldHandle
 from thincow.mount.inode_tree import InodeTree, Node
 
 _log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class ThincowOperations(pyfuse3.Operations):
         self._device_files = device_files
         self._control_files = control_files
         self._block_size = block_size
-        self._handles: dict[int, DeviceHandle | ControlHandle | FlushHandle] = {}
+        self._handles: dict[int, DeviceHandle | ControlHandle | FlushHandle | HoldHandle] = {}
         self._last_handle = 0
 
     def init(self) -> None:
@@ -145,7 +146,7 @@ class ThincowOperations(pyfuse3.Operations):
         """Open a device file or render a virtual one."""
         node = self._tree[inode]
         self._last_handle = number = self._last_handle + 1
-        handle: DeviceHandle | ControlHandle | FlushHandle
+        handle: DeviceHandle | ControlHandle | FlushHandle | HoldHandle
         if node.control is not None:
             handle = await self._control_files.open(node.control, number)
         else:
