@@ -10,8 +10,8 @@ from thincow.engine.repair import RepairResult
 
 
 @contextmanager
-def shown_progress(on_terminal: bool) -> Iterator[Progress]:
-    """Show how far the check is, on a terminal only."""
+def shown_progress(on_terminal: bool, verb: str = "checking") -> Iterator[Progress]:
+    """Show how far a check, or what else is being done, is; on a terminal only."""
     if not on_terminal:
         yield NoProgress()
         return
@@ -19,19 +19,20 @@ def shown_progress(on_terminal: bool) -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     with Bars(console=Console(stderr=True), transient=True) as bars:
-        yield _Bar(bars)
+        yield _Bar(bars, verb)
 
 
 class _Bar:
     """One bar: of the stage that runs now."""
 
-    def __init__(self, bars: Any) -> None:
+    def __init__(self, bars: Any, verb: str) -> None:
         self._bars = bars
-        self._task = bars.add_task("checking", total=None)
+        self._verb = verb
+        self._task = bars.add_task(verb, total=None)
 
     def stage(self, name: str) -> None:
         """See Progress."""
-        self._bars.reset(self._task, total=None, description=f"checking {name}")
+        self._bars.reset(self._task, total=None, description=f"{self._verb} {name}")
 
     def advance(self, part: float) -> None:
         """See Progress."""

@@ -4,8 +4,9 @@ The copy is marked as incomplete, durably, before anything else of it is written
 when all of it is durable: so one that was cut short, by whatever, is refused.
 """
 
+import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,7 @@ from thincow.engine.findings import NoProgress, Progress
 from thincow.engine.header_check import Header
 from thincow.engine.store_view import StoreView
 from thincow.errors import ConfigurationError, CorruptStoreError, StoreMismatchError, ThincowError
-from thincow.store.backup_mark import (
-    BACKUP_MARK_NAME,
-    read_backup_mark,
-    remove_backup_mark,
-    write_backup_mark,
-)
+from thincow.store.backup_mark import begin_backup, complete_backup, read_marks
 from thincow.store.database import DATABASE_NAME
 from thincow.store.database_copy import database_files, seal_copy
 from thincow.store.disk import Disk
@@ -80,12 +76,13 @@ def back_up(
 def _copy(
     disk: Disk, view: StoreView, header: Header, target: Path, progress: Progress
 ) -> BackupResult:
-    write_backup_mark(disk, target, header.store_id)
+    begin_backup(disk, target, header.store_id)
     database = target / DATABASE_NAME
     for path in (target / LABEL_NAME, *database_files(database)):
         if path.exists():
             disk.unlink(path)
     progress.stage("metadata")
+    disk.close(disk.open(database, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     view.snapshot.copy_to(database, disk.sqlite_vfs, progress.advance)
     # The copy tells the same from here on, and the store can begin its log anew.
     view.snapshot.close()
@@ -99,7 +96,7 @@ def _copy(
     finally:
         label.close()
     seal_copy(disk, database)
-    remove_backup_mark(disk, target)
+    complete_backup(disk, target)
     return BackupResult(header.generation, amounts, database.stat().st_size)
 
 
@@ -152,22 +149,17 @@ def _require_usable(disk: Disk, header: Header, target: Path, *, incremental: bo
                 "backup of this store"
             )
         return
-    store_id = read_backup_mark(disk, target)
+    store_id = read_marks(disk, target)
     if store_id is None:
-        try:
-            label = read_label(disk, target)
-        except (CorruptStoreError, OSError):
-            label = None
-        if label is None:
-            raise ConfigurationError(f"{target} is no backup: leave --incremental out")
-        if label.generation > header.generation:
+        raise ConfigurationError(
+            f"{target} is not a backup made by thincow: give another directory"
+        )
+    if store_id != header.store_id:
+        raise StoreMismatchError(f"{target} is not a backup of this store: give another directory")
+    with suppress(CorruptStoreError, OSError):
+        label = read_label(disk, target)
+        if label is not None and label.generation > header.generation:
             raise StoreMismatchError(
                 f"{target} is newer (commit {label.generation}) than the store (commit "
                 f"{header.generation}): it is not overwritten"
             )
-        store_id = label.store_id
-    if store_id != header.store_id:
-        raise StoreMismatchError(
-            f"{target} is not a backup of this store (or {BACKUP_MARK_NAME} in it does not say "
-            "so): give another directory"
-        )

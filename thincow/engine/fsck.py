@@ -21,7 +21,7 @@ from thincow.engine.store_view import StoreView
 from thincow.engine.stored_blocks import open_blocks
 from thincow.engine.upstream_findings import check_recorded_upstream
 from thincow.errors import ConfigurationError, CorruptStoreError, NoStoreError
-from thincow.store.backup_mark import refuse_unfinished
+from thincow.store.backup_mark import refuse_incomplete
 from thincow.store.cow_file import COW_NAME
 from thincow.store.database import DATABASE_NAME
 from thincow.store.disk import Disk
@@ -150,7 +150,7 @@ def check_locked(
         NoStoreError: when there is no store.
         ConfigurationError: when it is a backup that was not completed.
     """
-    refuse_unfinished(data_dir)
+    refuse_incomplete(data_dir)
     progress = progress or NoProgress()
     findings = Findings()
     progress.stage("files")

@@ -34,7 +34,7 @@ from thincow.store import (
     globals_table,
     validation,
 )
-from thincow.store.backup_mark import refuse_unfinished
+from thincow.store.backup_mark import refuse_incomplete
 from thincow.store.block_devices import refuse_data_on_served_device, refuse_overlaps
 from thincow.store.cow_file import CowFile
 from thincow.store.database import Database
@@ -113,7 +113,7 @@ def open_store(options: StoreOptions, disk: Disk) -> OpenStore:
         present = [directory for directory in paths.directories if directory.is_dir()]
         locks = lock_directories(present, exclusive=not options.read_only)
         stack.callback(_release, locks)
-        refuse_unfinished(paths.data_dir)
+        refuse_incomplete(paths.data_dir)
         exists = store_exists(disk, paths)
         if exists and (options.check or has_mark(paths.data_dir)):
             _require_sound(disk, paths)

@@ -17,7 +17,7 @@ from thincow.engine.findings import Findings
 from thincow.engine.flush_source import Source
 from thincow.engine.header_check import Header
 from thincow.errors import ConfigurationError, CorruptStoreError, NoStoreError
-from thincow.store.backup_mark import refuse_unfinished
+from thincow.store.backup_mark import refuse_incomplete
 from thincow.store.cow_file import COW_NAME
 from thincow.store.database import DATABASE_NAME
 from thincow.store.devices_table import DeviceRow
@@ -78,7 +78,7 @@ def open_offline_view(
     for path in (data_dir / COW_NAME, metadata_dir / DATABASE_NAME):
         if not path.is_file():
             raise NoStoreError(f"there is no store in {path.parent}: {path.name} is missing")
-    refuse_unfinished(data_dir)
+    refuse_incomplete(data_dir)
     with ExitStack() as stack:
         for lock in lock_directories([data_dir, metadata_dir], exclusive=False):
             stack.callback(lock.release)

@@ -7,7 +7,7 @@ from thincow.engine.findings import Code, Findings
 from thincow.engine.header_check import Header
 from thincow.engine.open_identity import as_far_as_known
 from thincow.engine.upstream_check import DeviceState, check_upstreams
-from thincow.errors import ConfigurationError, CorruptStoreError
+from thincow.errors import ConfigurationError, CorruptStoreError, UpstreamChangedError
 from thincow.store.disk import Disk
 from thincow.store.snapshot import Snapshot
 from thincow.store.upstream import Upstream, scan
@@ -53,3 +53,15 @@ def check_recorded_upstream(
         missing = device.state == DeviceState.MISSING
         code = Code.UPSTREAM_MISSING if missing else Code.UPSTREAM_CHANGED
         findings.add(code, f"device {device.row.name}", warning)
+
+
+def require_recorded_upstream(directory: Path, snapshot: Snapshot, header: Header) -> None:
+    """Check that upstream is what the store was made with.
+
+    Raises:
+        UpstreamChangedError: when it is not, as far as the fingerprints show.
+    """
+    findings = Findings()
+    check_recorded_upstream(directory, snapshot, header, findings)
+    for finding in findings.report().findings:
+        raise UpstreamChangedError(f"{finding.place}: {finding.message}")

@@ -22,11 +22,11 @@ _PAGES_A_STEP: Final = 4096
 def copy_pages(
     source: apsw.Connection, path: Path, vfs: str | None, advance: Callable[[float], None]
 ) -> None:
-    """Write the whole of a database, as a connection sees it, to a new durable file.
+    """Write the whole of a database, as a connection sees it, to an empty file, durably.
 
     Args:
         source: in a read transaction.
-        path: of the file, which does not exist.
+        path: of the file, which is empty or does not exist.
         vfs: SQLite VFS to write through instead of the system's.
         advance: told which part is done, from 0 to 1.
 
