@@ -127,6 +127,10 @@ class ScriptedDisk(Disk):
         self.note("punch", self._names[fd], offset, length)
         super().punch(fd, offset, length)
 
+    def clone(self, source_fd: int, target_fd: int, offset: int, length: int) -> None:
+        self.note("clone", self._names[target_fd], offset, length)
+        super().clone(source_fd, target_fd, offset, length)
+
     def rename(self, source: Path, target: Path) -> None:
         self.note("rename", target.name)
         super().rename(source, target)

@@ -62,15 +62,15 @@ def back_up(
     header = view.header()
     _refuse_place(view, target)
     with _locked_directory(disk, target):
-        _require_usable(disk, header, target, incremental=incremental)
         if has_mark(view.data_dir):
             raise ConfigurationError(
                 f"a sync of {view.data_dir} failed: run 'thincow fsck --repair' on it first"
             )
         try:
+            _require_usable(disk, header, target, incremental=incremental)
             return _copy(disk, view, header, target, progress)
         except OSError as error:
-            raise ThincowError(f"{target} cannot be written: {error.strerror}") from error
+            raise ThincowError(f"{target} cannot be used: {error.strerror}") from error
 
 
 def _copy(
@@ -151,12 +151,10 @@ def _require_usable(disk: Disk, header: Header, target: Path, *, incremental: bo
         return
     store_id = read_marks(disk, target)
     if store_id is None:
-        raise ConfigurationError(
-            f"{target} is not a backup made by thincow: give another directory"
-        )
+        raise ConfigurationError(f"{target} is no backup of a store: give another directory")
     if store_id != header.store_id:
         raise StoreMismatchError(f"{target} is not a backup of this store: give another directory")
-    with suppress(CorruptStoreError, OSError):
+    with suppress(CorruptStoreError):
         label = read_label(disk, target)
         if label is not None and label.generation > header.generation:
             raise StoreMismatchError(

@@ -75,13 +75,16 @@ def open_offline_view(
         CorruptStoreError: when it cannot be read, or its halves do not belong together.
     """
     metadata_dir = metadata_dir or data_dir
-    for path in (data_dir / COW_NAME, metadata_dir / DATABASE_NAME):
-        if not path.is_file():
-            raise NoStoreError(f"there is no store in {path.parent}: {path.name} is missing")
-    refuse_incomplete(data_dir)
+    for directory in (data_dir, metadata_dir):
+        if not directory.is_dir():
+            raise NoStoreError(f"there is no directory {directory}")
     with ExitStack() as stack:
         for lock in lock_directories([data_dir, metadata_dir], exclusive=False):
             stack.callback(lock.release)
+        refuse_incomplete(data_dir)
+        for path in (data_dir / COW_NAME, metadata_dir / DATABASE_NAME):
+            if not path.is_file():
+                raise NoStoreError(f"there is no store in {path.parent}: {path.name} is missing")
         try:
             snapshot = stack.enter_context(Snapshot.open_offline(metadata_dir / DATABASE_NAME))
         except OSError as error:
