@@ -83,7 +83,7 @@ def test_flush_of_one_device_ends_though_others_are_dirty(store: EngineStore) ->
     flush = store.engine.flush.run(FlushOrder(names=frozenset("a")))
     assert flush.done == 2
     assert store.places("a") == ["own"] * 4
-    assert store.engine.flush.status() == "ready"
+    assert store.engine.status() == "ready"
 
 
 def test_client_that_rewrites_what_stands_in_the_way_is_no_lack_of_space(
@@ -110,4 +110,4 @@ def test_client_that_rewrites_what_stands_in_the_way_is_no_lack_of_space(
             step.run()
     store.engine.flush.end(None)
     assert store.read_blocks("a") == "Lbcd"
-    assert store.engine.flush.status() == "clean"
+    assert store.engine.status() == "clean"

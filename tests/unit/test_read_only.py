@@ -47,7 +47,7 @@ def test_read_only_store_shows_everything_and_changes_nothing(written):
     engine = written.open(read_only=True)
     assert written.read_blocks("a") == "xy0defgz"
     assert not engine.is_dirty
-    assert engine.flush.status() == "disabled"
+    assert engine.status() == "disabled"
     assert written.places("a")[3:5] == ["own", "own"]
     written.close()
     assert photograph(written.root) == before

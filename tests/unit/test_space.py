@@ -136,7 +136,7 @@ def test_written_back_data_is_identity(disks):
         disks.write(name, 0, unique(seed + 5, 2 * HALF))
         disks.write(name, 0, unique(seed, 2 * HALF))
     assert disks.count_dirty() == 0
-    assert disks.engine.flush.status() == "clean"
+    assert disks.engine.status() == "clean"
     expect_stored(disks, 0)
 
 

@@ -5,7 +5,7 @@ the places that they lead to. Contents that cannot be had, because upstream was 
 cannot be read, are only counted.
 
 A block of `cowdata` that was freed and used again may still have the entry of its old content. So
-an entry speaks against a block only when no other one speaks for it.
+an entry speaks against a block only when no entry speaks for its content.
 """
 
 from collections.abc import Callable, Iterator
@@ -264,18 +264,15 @@ def _contradictions(
 
 
 def _without_confirmed(snapshot: Snapshot, doubtful: IntColumn, blocks: StoredBlocks) -> IntColumn:
-    """Leave out the references for which some hash entry is right."""
+    """Leave out the references to contents whose hash has an entry, wherever it leads.
+
+    The entry of a COW block gives way to one that leads upstream, where the content is seen, too.
+    """
     if not len(doubtful):
         return doubtful
     found, _ = _hash_all(doubtful, blocks)
-    is_confirmed = np.zeros(len(doubtful), np.bool_)
-    for chunk in snapshot.hashes():
-        references = chunk.target + COW_BASE
-        place = np.clip(np.searchsorted(doubtful, references), 0, len(doubtful) - 1)
-        right = (doubtful[place] == references) & (chunk.kind == Kind.COW)
-        right &= found[place] == chunk.hash
-        is_confirmed[place[right]] = True
-    return doubtful[~is_confirmed]
+    known = [found[np.isin(found, chunk.hash, assume_unique=False)] for chunk in snapshot.hashes()]
+    return doubtful[~np.isin(found, np.concatenate([np.empty(0, np.int64), *known]))]
 
 
 def _hash_all(references: IntColumn, blocks: StoredBlocks) -> tuple[IntColumn, BoolColumn]:

@@ -112,10 +112,10 @@ class ControlFiles:
     async def _status(self) -> str:
         """Return the state of the map, which is known for sure only of what is committed."""
         if self._engine.flush.is_running:
-            return self._engine.flush.status()
+            return self._engine.status()
         with contextlib.suppress(RequestError):
             await self._scheduler.sync()
-        return self._engine.flush.status()
+        return self._engine.status()
 
     async def _render(self, report: Callable[[Snapshot], Iterable[str]]) -> IO[bytes]:
         await self._scheduler.sync()
