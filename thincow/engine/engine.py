@@ -112,6 +112,7 @@ class Engine:
             if not options.read_only_upstream and (store.paths.database or options.force):
                 tools = flush_tools(disk, store, self._committer, parts, self._contents)
         self.flush = FlushControl(tools, self.devices, flush_source(disk, store))
+        self.status = self.flush.status
         self._writer = BlockWriter(
             self._map,
             self._cow,
