@@ -16,6 +16,7 @@ VIRTUAL = (
     "debug/flush-plan.json",
     "debug/hash-table.txt",
     "debug/pid.txt",
+    "debug/hold.json",
     "flush",
 )
 

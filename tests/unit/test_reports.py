@@ -8,6 +8,7 @@ import pytest
 from tests.support.plain_store import BLOCK_SIZE, A, make_store, plant
 from thincow.engine.device import Device
 from thincow.engine.flush_control import FlushControl
+from thincow.engine.flush_source import Source
 from thincow.engine.held_blocks import HeldBlocks
 from thincow.engine.reports import (
     PIECE_CHARACTERS,
@@ -19,6 +20,7 @@ from thincow.engine.reports import (
 )
 from thincow.engine.statistics import Statistics
 from thincow.store.devices_table import DeviceRow
+from thincow.store.disk import Disk
 from thincow.store.snapshot import Snapshot
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "stats.md"
@@ -44,7 +46,9 @@ class FixedSource:
     )
 
     holds: HeldBlocks = field(default_factory=lambda: HeldBlocks(lambda _runs: None))
-    flush: FlushControl = field(default_factory=lambda: FlushControl(None, ()))
+    flush: FlushControl = field(
+        default_factory=lambda: FlushControl(None, (), Source(Disk(), -1, {}, BLOCK_SIZE))
+    )
 
     def cow_usage(self) -> tuple[int, int, int, int]:
         return 5, 2, 3, 4
