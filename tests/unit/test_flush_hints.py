@@ -111,3 +111,24 @@ def test_client_that_rewrites_what_stands_in_the_way_is_no_lack_of_space(
     store.engine.flush.end(None)
     assert store.read_blocks("a") == "Lbcd"
     assert store.engine.status() == "clean"
+
+
+def test_flush_cancelled_between_batches_begins_no_other(store: EngineStore) -> None:
+    store.add("a", "abcd")
+    store.open()
+    store.write_blocks("a", 0, "wxyz")
+    flush = store.engine.flush.begin(FlushOrder(batch_bytes=store.block_size))
+    pauses = 0
+    for step in flush.steps():
+        if step is Pause.COMMIT:
+            store.engine.commit()
+        elif step is Pause.BETWEEN:
+            pauses += 1
+            if pauses == 3:
+                assert flush.done == 2
+                flush.cancel()
+        elif not isinstance(step, Pause):
+            step.run()
+    store.engine.flush.end(None)
+    assert flush.done == 2
+    assert store.read_blocks("a") == "wxyz"

@@ -5,12 +5,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from thincow.cli.parameters import absolute_path
-from thincow.engine.store_view import StoreView, open_offline_view
+
+if TYPE_CHECKING:
+    from thincow.engine.store_view import StoreView
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ def store_options(command: Callable[..., None]) -> Callable[..., None]:
 @contextmanager
 def chosen_view(
     purpose: str, mount_point: Path | None, choice: StoreChoice, *, private: bool = False
-) -> Iterator[StoreView]:
+) -> Iterator["StoreView"]:
     """Open the store that was chosen.
 
     Args:
@@ -79,6 +81,8 @@ def chosen_view(
     if (mount_point is None) == (choice.data_dir is None):
         raise click.UsageError("Give either MOUNTPOINT or --data-dir.")
     if choice.data_dir is not None:
+        from thincow.engine.store_view import open_offline_view
+
         places = (choice.data_dir, choice.metadata_dir, choice.upstream_dir)
         with open_offline_view(*places) as view:
             yield view

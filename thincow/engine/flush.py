@@ -142,6 +142,8 @@ class Flush:
         copied = 0
         while position is not None and not self._is_over():
             yield Pause.BETWEEN
+            if self._is_over():
+                break
             yield from self._settle()
             selection = self._select(device, position)
             if copied_blocks and selection.needed.any():

@@ -57,6 +57,11 @@ class FlushControl:
         """Whether a flush has begun and not ended."""
         return self._running is not None
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Blocks done and blocks to do of the running flush; 0 of 0 when none runs."""
+        return (self._running.done, self._running.total) if self._running is not None else (0, 0)
+
     def status(self) -> str:
         """Return `disabled`, `flushing DONE TOTAL`, `error` and why, `clean` or `ready`."""
         if self._tools is None:
