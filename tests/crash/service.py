@@ -17,6 +17,9 @@ from tests.crash.setting import Setting, leave, patiently, read_all
 from tests.support.disk_model import DiskModel
 from thincow.engine import fsck
 from thincow.engine.engine import Engine, open_engine
+from thincow.engine.flush import FlushOrder
+from thincow.engine.flush_steps import Pause
+from thincow.engine.flush_write import BatchWrite
 from thincow.errors import BlockReadError, RequestError, StoreFailedError, ThincowError
 from thincow.store.disk import Disk
 from thincow.store.failure_mark import write_mark
@@ -36,6 +39,7 @@ class Service:
         self._disk = FailingDisk(self.setting.root, self.fault)
         self._history = History(DiskModel(self.setting.upstream, BLOCK))
         self._engine: Engine | None = None
+        self.is_reported = True
 
     def run(self) -> None:
         """Work, close, check, and look once more with a disk that does not fail."""
@@ -69,6 +73,7 @@ class Service:
         self._commit()
         self._snapshot()
         self._write(0, 0, b"".join(fresh[20:28]))
+        self._flush()
         self._restart()
         write_mark(Disk(), self.setting.options.data_dir, "planted")
         self._restart()
@@ -78,6 +83,10 @@ class Service:
         self._kill()
         self._write(2, 2 * BLOCK, b"".join(fresh[34:36]))
         self._commit()
+        self._read()
+        self._swap(0, 2, 3 * BLOCK)
+        self._flush_and_kill()
+        self._flush()
         self._read()
         self._restart()
         self._close()
@@ -158,6 +167,54 @@ class Service:
             self._history.acknowledge(moment)
 
         self._attempt(action)
+
+    def _swap(self, first: int, second: int, length: int) -> None:
+        """Let the beginnings of two devices change places: cycles, which need copies."""
+        contents = self._history.contents()
+        self._write(first, 0, contents[second][:length])
+        self._write(second, 0, contents[first][:length])
+
+    def _flush(self) -> None:
+        self.is_reported = True
+        self._attempt(self._flush_all)
+        assert self.is_reported
+        assert self._opened().status() == "clean"
+        assert self._upstream() == self._history.contents()
+
+    def _flush_all(self) -> None:
+        moment = self._history.freeze()
+        engine = self._opened()
+        try:
+            engine.flush.run(FlushOrder(batch_bytes=4 * BLOCK))
+        except ThincowError as error:
+            self.is_reported = engine.status() == f"error\n{error}"
+            raise
+        self._history.acknowledge(moment)
+
+    def _flush_and_kill(self) -> None:
+        """Cut a flush after its first batch was written, before the commit that knows of it."""
+
+        def action() -> None:
+            self._history.freeze()
+            steps = self._opened().flush.begin(FlushOrder(batch_bytes=BLOCK)).steps()
+            try:
+                for step in steps:
+                    if step is Pause.COMMIT:
+                        self._opened().commit()
+                    elif isinstance(step, BatchWrite):
+                        step.run()
+                        return
+            finally:
+                steps.close()
+                self._opened().flush.end(None)
+
+        self._attempt(action)
+        self._kill()
+
+    def _upstream(self) -> tuple[bytes, ...]:
+        directory = self.setting.options.upstream_dir
+        assert directory is not None
+        return tuple((directory / device.name).read_bytes() for device in self._opened().devices)
 
     def _snapshot(self) -> None:
         def action() -> None:

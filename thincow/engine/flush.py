@@ -33,6 +33,7 @@ from thincow.engine.runs import merge_numbers
 from thincow.engine.upstream_state import row_after_write
 from thincow.errors import FlushError
 from thincow.store import devices_table, extents_table
+from thincow.store.connection import DatabaseError
 from thincow.store.upstream_writer import UpstreamWriter
 
 _log = logging.getLogger(__name__)
@@ -105,6 +106,11 @@ class Flush:
             self.total = self._count_dirty()
             self._sampled = set(devices_table.load_fingerprints(reader))
             yield from self._passes()
+        except DatabaseError as error:
+            raise FlushError(f"metadata.db cannot be read: {error}", errno.EIO) from error
+        except OSError as error:
+            code = error.errno or errno.EIO
+            raise FlushError(f"cowdata cannot be written: {error.strerror}", code) from error
         finally:
             hashes.learns_upstream = True
             self._map.watched = None
@@ -234,10 +240,9 @@ class Flush:
         runs = merge_numbers(written)
         row = row_after_write(device.row, work.mtime_ns)
         device.row = row
-        sampled = self._sampled.intersection(written.tolist())
-        prints = {address: _signed(work.hashes[address]) for address in sampled}
-        parts.upstream.written(runs, row, prints)
         addresses = written.tolist()
+        prints = work.fingerprints(self._sampled.intersection(addresses))
+        parts.upstream.written(runs, row, prints)
         parts.hashes.note_flushed([work.hashes[address] for address in addresses], addresses)
         device.stats.flush_writes += len(addresses) - work.equal_blocks
         device.stats.flush_equal += work.equal_blocks
@@ -293,7 +298,3 @@ class Flush:
         first = next(iter(self._errors.values()))
         more = f" (and {len(self._errors) - 1} more blocks, see the log)"
         return f"{first}{more if len(self._errors) > 1 else ''}"
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value

@@ -5,7 +5,7 @@ When a write fails, or the sync after them, everything is written again, and the
 are found by writing halves synchronously: a buffered error names no offset.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,6 +46,11 @@ class BatchWrite:
         if not self._write_all():
             self._find_bad_blocks()
         self.mtime_ns = self.writer.mtime_ns()
+
+    def fingerprints(self, sampled: Iterable[int]) -> dict[int, int]:
+        """Return the signed hashes of some of the blocks that were written."""
+        hashes = ((address, self.hashes[address]) for address in sampled)
+        return {address: value - (value >> 63 << 64) for address, value in hashes}
 
     def _write_all(self) -> bool:
         try:
