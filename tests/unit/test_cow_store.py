@@ -138,26 +138,26 @@ def test_count_never_falls_below_zero(bench):
 
 def test_pinned_block_is_not_used_again(bench):
     bench.take(3)
-    bench.cow.pin(0, 2)
-    bench.cow.pin(1, 1)
+    bench.cow.pin([(0, 2)])
+    bench.cow.pin([(1, 1)])
     bench.drop(0, 1, 2)
     assert bench.take(2) == [2, 3]
-    bench.cow.unpin(0, 2)
+    bench.cow.unpin([(0, 2)])
     assert bench.take(2) == [0, 4]
-    bench.cow.unpin(1, 1)
+    bench.cow.unpin([(1, 1)])
     assert bench.take(1) == [1]
 
 
 def test_pinned_block_is_neither_punched_nor_cut_off(bench):
     bench.take(16)
     bench.commit()
-    bench.cow.pin(12, 1)
+    bench.cow.pin([(12, 1)])
     bench.drop(*range(16))
     bench.commit()
     bench.cow.punch(None)
     assert [(call.offset, call.length) for call in bench.disk.of("punch")] == [(0, 8 * BLOCK)]
     assert bench.cow.end_block == 13
-    bench.cow.unpin(12, 1)
+    bench.cow.unpin([(12, 1)])
     bench.cow.punch(None)
     assert bench.cow.end_block == 0
 
@@ -280,9 +280,9 @@ def test_no_block_is_handed_out_early_whatever_happens(tmp_path, seed):
             running[block] += 1
         elif action < 0.7 and running:
             pins.append(choose.choice(sorted(running)))
-            cow.pin(pins[-1], 1)
+            cow.pin([(pins[-1], 1)])
         elif action < 0.78 and pins:
-            cow.unpin(pins.pop(choose.randrange(len(pins))), 1)
+            cow.unpin([(pins.pop(choose.randrange(len(pins))), 1)])
         elif action < 0.88:
             if frozen is None:
                 bench.freeze()

@@ -185,12 +185,12 @@ class Contents:
 
     def _pin(self, reference: int, length: int) -> None:
         if reference >= COW_BASE:
-            self._cow.pin(reference - COW_BASE, length)
+            self._cow.pin([(reference - COW_BASE, length)])
         else:
             self._upstream_pins.append((reference, length))
 
     def _unpin(self, reference: int, length: int) -> None:
         if reference >= COW_BASE:
-            self._cow.unpin(reference - COW_BASE, length)
+            self._cow.unpin([(reference - COW_BASE, length)])
         else:
             self._upstream_pins.remove((reference, length))

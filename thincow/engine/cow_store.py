@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from thincow.engine.cow_counts import CowBlocks, CowCounts
 from thincow.engine.free_runs import FreeRuns, Run
 from thincow.engine.held_blocks import HeldBlocks
+from thincow.engine.pinned_blocks import PinnedBlocks
 from thincow.engine.window_cache import FrozenWindow, WindowCache
 from thincow.errors import CorruptStoreError, NoSpaceError
 from thincow.store.cow_file import CowFile
@@ -65,8 +66,7 @@ class CowStore:
         """Bytes handed out since the last freeze."""
         self.held = HeldBlocks(self._reuse)
         """What views of earlier commits refer to is not reused."""
-        self._pins: dict[int, int] = {}
-        self._deferred: set[int] = set()
+        self._pinned = PinnedBlocks()
         self.only_durable = False
         """A sync failed: contents that no commit refers to may be gone, cached or not."""
         self._scanned_to = 0
@@ -141,22 +141,13 @@ class CowStore:
         """Load the windows of blocks, so that changing their counts cannot fail."""
         self._counts.preload(blocks)
 
-    def pin(self, block: int, length: int) -> None:
+    def pin(self, runs: Iterable[Run]) -> None:
         """Keep blocks from being reused, punched or cut off."""
-        for number in range(block, block + length):
-            self._pins[number] = self._pins.get(number, 0) + 1
+        self._pinned.pin(runs)
 
-    def unpin(self, block: int, length: int) -> None:
-        """Take back one `pin`."""
-        for number in range(block, block + length):
-            left = self._pins[number] - 1
-            if left:
-                self._pins[number] = left
-                continue
-            del self._pins[number]
-            if number in self._deferred:
-                self._deferred.discard(number)
-                self._make_reusable(number, 1)
+    def unpin(self, runs: Iterable[Run]) -> None:
+        """Take back one `pin` of the same runs."""
+        self._holding.add_all(self._pinned.unpin(runs))
 
     @property
     def has_freed(self) -> bool:
@@ -186,11 +177,7 @@ class CowStore:
                 for low, high in outside
             ]
             reusable = [(start, end - start) for start, end in clipped if start < end]
-        if not self._pins:
-            self._holding.add_all(reusable)
-            return
-        for start, length in reusable:
-            self._make_reusable(start, length)
+        self._holding.add_all(self._pinned.pass_freed(reusable))
 
     def merge_back(self, frozen: list[FrozenWindow], freed: list[Run]) -> None:
         """Take back an epoch whose commit failed."""
@@ -276,13 +263,7 @@ class CowStore:
 
     def _make_reusable(self, start: int, length: int, *, holding: bool = True) -> None:
         target = self._holding if holding else self._empty
-        if self._pins:
-            pinned = [block for block in range(start, start + length) if block in self._pins]
-            for block in pinned:
-                self._deferred.add(block)
-                if block > start:
-                    target.add(start, block - start)
-                length -= block + 1 - start
-                start = block + 1
-        if length:
+        if self._pinned:
+            target.add_all(self._pinned.pass_freed([(start, length)]))
+        else:
             target.add(start, length)

@@ -204,8 +204,7 @@ class Flush:
         stored = batch.references[batch.references >= COW_BASE] - COW_BASE
         pinned = merge_numbers(np.unique(stored))
         parts.upstream.reserve(runs)
-        for run in pinned:
-            parts.cow.pin(*run)
+        parts.cow.pin(pinned)
         try:
             while any(contents.is_being_read(*run) for run in runs):
                 yield Pause.WAIT
@@ -221,8 +220,7 @@ class Flush:
             self._take(device, work)
             yield from self._settle()
         finally:
-            for run in pinned:
-                parts.cow.unpin(*run)
+            parts.cow.unpin(pinned)
             parts.upstream.release(runs)
 
     def _take(self, device: Device, work: BatchWrite) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from thincow.engine.free_runs import Run
-from thincow.engine.runs import BoolArray, Int64Array
+from thincow.engine.run_sets import divide, rows_of, union
 
 
 class Hold:
@@ -97,43 +97,11 @@ class HeldBlocks:
         """Return what of freed blocks may be used again now; the rest is kept aside."""
         if not self._holds or not runs:
             return runs
-        self._newer = _union(np.concatenate((self._newer, _as_rows(self._handed_out))))
+        self._newer = union(np.concatenate((self._newer, rows_of(self._handed_out))))
         self._handed_out = []
-        freed = _union(_as_rows(runs))
-        points = np.unique(np.concatenate((freed.ravel(), self._newer.ravel())))
-        starts, lengths = points[:-1], np.diff(points)
-        is_freed, is_newer = _covers(freed, starts), _covers(self._newer, starts)
-        parts = []
-        for chosen in (is_freed & ~is_newer, is_freed & is_newer):
-            columns = (starts[chosen].tolist(), lengths[chosen].tolist())
-            parts.append(list(zip(*columns, strict=True)))
-        self._kept += parts[0]
-        return parts[1]
-
-
-def _as_rows(runs: list[Run]) -> Int64Array:
-    rows = np.array(runs, np.int64).reshape(-1, 2)
-    rows[:, 1] += rows[:, 0]
-    return rows
-
-
-def _union(rows: Int64Array) -> Int64Array:
-    """Return rows of start and end, in any order and overlapping, as disjoint ascending ones."""
-    if len(rows) < 2:
-        return rows
-    rows = rows[rows[:, 0].argsort(kind="stable")]
-    ends = np.maximum.accumulate(rows[:, 1])
-    heads = np.concatenate(([True], rows[1:, 0] > ends[:-1]))
-    return np.column_stack((rows[heads, 0], ends[np.append(heads[1:], True)]))
-
-
-def _covers(rows: Int64Array, numbers: Int64Array) -> BoolArray:
-    """Tell which numbers lie in one of the rows."""
-    if not len(rows):
-        return np.zeros(len(numbers), np.bool_)
-    place = np.maximum(rows[:, 0].searchsorted(numbers, "right") - 1, 0)
-    inside: BoolArray = (rows[place, 0] <= numbers) & (numbers < rows[place, 1])
-    return inside
+        kept, newer = divide(union(rows_of(runs)), self._newer)
+        self._kept += kept
+        return newer
 
 
 _NO_RUNS: Final = np.empty((0, 2), np.int64)
