@@ -69,23 +69,33 @@ def insert_new(db: apsw.Connection, values: Int64Array, references: Int64Array) 
     Returns:
         How many were inserted.
     """
-    before = db.total_changes()
-    _insert(db, "INSERT OR IGNORE", values, references)
-    inserted = db.total_changes() - before
-    if inserted == len(values):
-        return inserted
     upstream = references < COW_BASE
+    inserted = 0
     if upstream.any():
-        rows = flatten(values[upstream], *split_references(references[upstream]))
-        insert_rows(
-            db,
-            "INSERT INTO hashes(hash, kind, target) VALUES ",
-            rows,
-            3,
-            " ON CONFLICT(hash) DO UPDATE SET kind = excluded.kind, target = excluded.target "
-            "WHERE kind = 1",
-        )
+        inserted += _insert_upstream(db, values[upstream], references[upstream])
+    if not upstream.all():
+        before = db.total_changes()
+        _insert(db, "INSERT OR IGNORE", values[~upstream], references[~upstream])
+        inserted += db.total_changes() - before
     return inserted
+
+
+def _insert_upstream(db: apsw.Connection, values: Int64Array, references: Int64Array) -> int:
+    row = fetch_row(
+        db,
+        "SELECT count(*) FROM carray(?) AS c JOIN hashes AS h ON h.hash = c.value",
+        (apsw.carray(np.ascontiguousarray(values)),),
+    )
+    assert row is not None
+    insert_rows(
+        db,
+        "INSERT INTO hashes(hash, kind, target) VALUES ",
+        flatten(values, *split_references(references)),
+        3,
+        " ON CONFLICT(hash) DO UPDATE SET kind = excluded.kind, target = excluded.target "
+        "WHERE kind = 1",
+    )
+    return len(values) - int(row[0])
 
 
 def replace(db: apsw.Connection, values: Int64Array, references: Int64Array) -> None:
