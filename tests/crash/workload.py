@@ -106,7 +106,16 @@ class Session:
                 raise
 
     def _open(self) -> None:
-        self._engine = open_engine(self._options, self._disk)
+        self._engine = engine = open_engine(self._options, self._disk)
+        assert engine._committer is not None
+        commit = engine._committer.commit
+
+        def noted(**options: bool) -> None:
+            self._history.freeze()
+            commit(**options)
+
+        # The engine commits of its own accord when that makes room.
+        engine._committer.commit = noted
 
     def _step(self) -> None:
         actions = self._actions()
