@@ -15,6 +15,7 @@
 --   clean          1 while the store is closed properly, else 0
 --   hash_entries   number of rows in hashes
 --   checksum_bits  width of the sums in checksums; 0: none are kept
+--   entries_lost   1 while contents of cowdata may lack their entries in hashes; may be missing
 CREATE TABLE globals (
     key   TEXT PRIMARY KEY NOT NULL,
     value ANY NOT NULL

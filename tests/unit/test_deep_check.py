@@ -3,11 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.engines import BLOCK, NewStore
+from tests.support.engines import BLOCK, EngineStore, NewStore
 from tests.support.plain_store import plant
 from tests.support.repairable_store import A, RepairableStore, make_repairable_store
 from thincow.engine import deep_check, stored_blocks
 from thincow.engine.findings import Code, NoProgress, Report
+from thincow.engine.flush import FlushOrder
 from thincow.engine.fsck import check
 from thincow.store.disk import Disk
 
@@ -158,3 +159,56 @@ def test_deep_check_tells_how_far_it_is(store: RepairableStore) -> None:
     for parts in told.values():
         assert parts == sorted(parts)
         assert parts[-1] == 1
+
+
+def test_deep_check_takes_no_entry_for_proof_when_some_were_lost(store: RepairableStore) -> None:
+    flip(store.data_dir / "cowdata", 6 * BLOCK)
+    plant(
+        store.data_dir,
+        ["DELETE FROM checksums", "INSERT OR REPLACE INTO globals VALUES ('entries_lost', 1)"],
+    )
+    report = check(store.data_dir, deep=True)
+    assert report.is_clean
+    assert report.facts["doubtful_blocks"] == 1
+
+
+def entries_lost(store: EngineStore) -> bool:
+    store.engine.commit()
+    with store.engine.snapshot() as snapshot:
+        return bool(snapshot.globals().get("entries_lost"))
+
+
+def test_entry_that_a_flush_forgot_is_no_damage(new_store: NewStore) -> None:
+    store = new_store()
+    store.add("a", "abcd")
+    store.add("b", "efgh")
+    store.open()
+    store.write_blocks("a", 0, "x")
+    store.write_blocks("a", 0, "0")
+    store.engine.commit()  # block 0 of cowdata is free, with the entry of x
+    store.write_blocks("a", 1, "yy")
+    store.write_blocks("b", 0, "y")
+    assert not entries_lost(store)
+    store.engine.flush.run(FlushOrder(names=frozenset("a")))
+    store.write_blocks("a", 1, "zz")
+    store.engine.flush.run(FlushOrder(names=frozenset("a")))
+    assert store.places("b")[0] == "cow 0"
+    assert entries_lost(store)
+    store.close()
+    report = check(store.data_dir, upstream_dir=store.upstream_dir, deep=True)
+    assert report.is_clean
+    store.open()
+    store.engine.flush.run(FlushOrder())
+    assert entries_lost(store)
+    store.restart()
+    assert not entries_lost(store)
+
+
+def test_full_table_of_hashes_is_noted(new_store: NewStore) -> None:
+    store = new_store(hash_table_bytes=64)
+    store.add("a", "abcdefgh")
+    store.open()
+    store.write_blocks("a", 0, "xyz")
+    assert not entries_lost(store)
+    store.write_blocks("a", 3, "uvw")
+    assert entries_lost(store)

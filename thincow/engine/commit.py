@@ -29,6 +29,7 @@ from thincow.store import (
 from thincow.store.connection import DatabaseError, set_patience
 from thincow.store.cow_file import CowFile
 from thincow.store.database import Database
+from thincow.store.globals_table import ENTRIES_LOST
 from thincow.store.space_reserve import SpaceReserve
 
 _log = logging.getLogger(__name__)
@@ -154,12 +155,17 @@ class Commit:
             self._write_upstream()
             checksum_rows.write(db, epoch.checksums, self.checksum_bits)
             facts: dict[str, str | int] = {"generation": self.generation}
+            is_lost = bool(epoch.hashes.staged) and not with_hashes
             if epoch.upstream.drops_hashes:
-                entries -= hashes_table.drop_overwritten(db)
+                dropped = hashes_table.drop_overwritten(db)
+                entries -= dropped
+                is_lost |= dropped > 0
             if with_hashes and epoch.hashes.staged:
                 entries = hash_index.write(
                     db, epoch.hashes, self.hash_filter, entries, self.capacity, self.generation
                 )
+            if is_lost or entries >= self.capacity:
+                facts[ENTRIES_LOST] = 1
             if entries != self.entries:
                 facts["hash_entries"] = entries
             globals_table.store(db, facts)

@@ -23,6 +23,7 @@ from thincow.engine.stored_blocks import READ_BYTES, BoolColumn, StoredBlocks, r
 from thincow.errors import CorruptStoreError
 from thincow.store.checksums_table import CHUNK_BLOCKS, NO_SUM, decode
 from thincow.store.columns import ChecksumRow, HashColumns, IntColumn
+from thincow.store.globals_table import ENTRIES_LOST
 from thincow.store.snapshot import Snapshot
 
 Advance = Callable[[float], None]
@@ -170,6 +171,10 @@ def _note_doubtful(
 ) -> None:
     """Turn doubtful blocks of `cowdata` into findings at the virtual blocks that show them."""
     if not len(doubtful):
+        return
+    if snapshot.globals().get(ENTRIES_LOST):
+        # What would speak for them may be what is missing.
+        findings.count("doubtful_blocks", len(doubtful))
         return
     for chunk in snapshot.extents():
         for first, length, kind, target in zip(*(c.tolist() for c in chunk), strict=True):

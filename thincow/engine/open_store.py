@@ -30,6 +30,7 @@ from thincow.errors import ConfigurationError, CorruptStoreError
 from thincow.store import (
     checksums_table,
     connection,
+    cow_table,
     devices_table,
     globals_table,
     validation,
@@ -242,20 +243,22 @@ def _mark_open(
             checksums_table.clear(db)
         generation = facts.generation + 1
         entries = hash_index.shrink(db, facts.hash_entries, capacity, generation)
+        changed: dict[str, str | int] = {
+            "generation": generation,
+            "clean": 0,
+            "hash_entries": entries,
+            "checksum_bits": bits,
+        }
+        if cow_table.end_block(db) == 0:
+            changed[globals_table.ENTRIES_LOST] = 0
+        elif entries < facts.hash_entries:
+            changed[globals_table.ENTRIES_LOST] = 1
         for device in devices:
             if not device.is_recorded and device.state != DeviceState.MISSING:
                 devices_table.store(db, [device.row])
                 first = device.row.id << 40
                 devices_table.store_fingerprints(db, first, first + (1 << 40), device.fingerprints)
-        globals_table.store(
-            db,
-            {
-                "generation": generation,
-                "clean": 0,
-                "hash_entries": entries,
-                "checksum_bits": bits,
-            },
-        )
+        globals_table.store(db, changed)
     return globals_table.load(db)
 
 

@@ -11,6 +11,9 @@ from thincow.store.bulk import fetch_rows
 
 _CHECKSUM_WIDTHS = (0, 8, 16, 32, 64)
 
+ENTRIES_LOST = "entries_lost"
+"""Key of a row that may be missing: 1 while contents of `cowdata` may lack their hash entries."""
+
 
 @dataclass(frozen=True, slots=True)
 class Globals:

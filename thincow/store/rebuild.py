@@ -74,7 +74,7 @@ class Rebuild:
 
     def set_hash_entries(self, number: int) -> None:
         """Record the number of hash entries."""
-        globals_table.store(self._db, {"hash_entries": number})
+        globals_table.store(self._db, {"hash_entries": number, globals_table.ENTRIES_LOST: 1})
 
     def _add(self, head: str, columns: tuple[IntColumn, ...]) -> None:
         insert_rows(self._db, head, np.column_stack(columns).ravel().tolist(), len(columns))
