@@ -158,9 +158,10 @@ class Flush:
                     runs = self._movable(selection, copied_blocks)
                     count = yield from copy_needed(self._tools, self._selector, runs)
                     copied += count
-                    if count:
-                        yield from self._settle()
-                        selection = self._select(device, position)
+                    # Clients went on meanwhile, also when nothing could be copied: what was chosen
+                    # before may be shown elsewhere by now.
+                    yield from self._settle()
+                    selection = self._select(device, position)
             self._saw_needed |= bool(selection.needed.any())
             batch = selection.free(self._blocks_left())
             if len(batch.addresses):

@@ -64,10 +64,14 @@ def _remap(tools: FlushTools, selector: FlushSelector, begin: int, count: int, d
     block_map = parts.block_map
     stored = parts.cow.allocate(count)
     done = 0
-    for block, length in stored:
-        contents = memoryview(data)[done * size : (done + length) * size]
-        parts.cow.file.write(contents, block * size)
-        done += length
+    try:
+        for block, length in stored:
+            contents = memoryview(data)[done * size : (done + length) * size]
+            parts.cow.file.write(contents, block * size)
+            done += length
+    except BaseException:
+        parts.cow.give_back(stored)
+        raise
     place = np.concatenate([np.arange(b, b + n, dtype=np.int64) for b, n in stored])
     with block_map.unwatched():
         for first, length in selector.users(begin, count):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from contextlib import suppress
 from typing import Final
 
@@ -40,6 +41,13 @@ class UpstreamWriter:
                 f"upstream device {self._file.name} cannot be written: {reason}",
                 error.errno or errno.EIO,
             ) from error
+        if not _is_same(os.fstat(self._fd), os.fstat(upstream.fd)):
+            self.close()
+            raise FlushError(
+                f"upstream device {self._file.name} was replaced since it was opened: unmount, and "
+                "see what replaced it",
+                errno.EIO,
+            )
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write; what lies past the end of the device is left out.
@@ -76,3 +84,10 @@ def _refuse_busy_file(file: UpstreamFile) -> None:
             f"upstream device {file.name} cannot be written: {loop} is attached to it",
             errno.EBUSY,
         )
+
+
+def _is_same(opened: os.stat_result, read: os.stat_result) -> bool:
+    """Tell whether two descriptors lead to the same file or the same block device."""
+    if stat.S_ISBLK(opened.st_mode):
+        return opened.st_rdev == read.st_rdev and stat.S_ISBLK(read.st_mode)
+    return (opened.st_dev, opened.st_ino) == (read.st_dev, read.st_ino)
