@@ -5,6 +5,7 @@ import os
 import pty
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -228,6 +229,10 @@ def held(new_mount: NewMount, tmp_path: Path) -> Iterator[tuple[Mount, FaultyDis
             mount.umount()
 
 
+_LOOK_S = 3.0
+"""More than the command takes to note a signal and to ask the mount to end its flush."""
+
+
 def wait_until_flushing(mount: Mount) -> None:
     while not state(mount).startswith("flushing"):
         pass
@@ -248,6 +253,7 @@ def test_signal_cancels_after_the_batch(
         assert busy.returncode == 1
         assert "is busy" in busy.stderr
         client.send_signal(number)
+        time.sleep(_LOOK_S)
         disk.fail()
         output, _ = client.communicate()
     assert client.returncode == 130
