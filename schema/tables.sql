@@ -1,4 +1,4 @@
--- The tables of a thincow store, version 1.
+-- The tables of a thincow store, version 2.
 --
 -- Lengths are in blocks of globals.block_size bytes. A block address is
 -- device id * 2^40 + index of the block in the device.
@@ -21,14 +21,22 @@ CREATE TABLE globals (
     value ANY NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Upstream devices ever seen, as they were when last opened.
+-- The devices: upstream as it was when last opened (type none: there is none), and from
+-- virtual_bytes on what is shown in the place of what upstream says. NULL: nothing but that.
 CREATE TABLE devices (
-    id         INTEGER PRIMARY KEY CHECK (id BETWEEN 1 AND 2097151),
-    name       TEXT    NOT NULL UNIQUE,                          -- file name below the upstream directory
-    size_bytes INTEGER NOT NULL CHECK (size_bytes >= 0),
-    type       TEXT    NOT NULL CHECK (type IN ('file', 'block')),
-    inode      INTEGER,                                          -- regular files only
-    mtime_ns   INTEGER                                           -- regular files only
+    id            INTEGER PRIMARY KEY CHECK (id BETWEEN 1 AND 2097151),
+    name          TEXT    NOT NULL UNIQUE,                       -- file name below the upstream directory
+    size_bytes    INTEGER NOT NULL CHECK (size_bytes >= 0),      -- of upstream
+    type          TEXT    NOT NULL CHECK (type IN ('file', 'block', 'none')),
+    inode         INTEGER,                                       -- of upstream; regular files only
+    mtime_ns      INTEGER,                                       -- of upstream; regular files only
+    virtual_bytes INTEGER CHECK (virtual_bytes >= 0),            -- size; NULL: that of upstream
+    shown_blocks  INTEGER CHECK (shown_blocks >= 0),             -- those of upstream after these were cut
+    flush_bytes   INTEGER CHECK (flush_bytes >= 0),              -- that a flush is making upstream's
+    mode          INTEGER CHECK (mode BETWEEN 0 AND 4095),       -- permissions; NULL: never changed
+    uid           INTEGER CHECK (uid BETWEEN 0 AND 4294967295),
+    gid           INTEGER CHECK (gid BETWEEN 0 AND 4294967295),
+    modified_ns   INTEGER                                        -- modification time that is shown
 ) STRICT;
 
 -- Sampled contents of upstream, to notice that it changed behind our back.
@@ -38,7 +46,7 @@ CREATE TABLE fingerprints (
 ) STRICT;
 
 -- The map: where the content of each virtual block is. A block without a row
--- is its own upstream block (identity).
+-- is its own upstream block (identity), or zero where upstream ends or was cut.
 CREATE TABLE extents (
     first_block INTEGER PRIMARY KEY,                             -- block address
     length      INTEGER NOT NULL CHECK (length > 0),

@@ -3,23 +3,30 @@
 -- One row a device: where its blocks have their content.
 CREATE VIEW device_summary AS
 WITH size(block_size) AS (SELECT value FROM globals WHERE key = 'block_size'),
+device AS (
+    SELECT id, name, type,
+           coalesce(virtual_bytes, size_bytes) AS size_bytes,
+           (coalesce(virtual_bytes, size_bytes) + block_size - 1) / block_size AS blocks,
+           min((size_bytes + block_size - 1) / block_size,
+               (coalesce(virtual_bytes, size_bytes) + block_size - 1) / block_size,
+               coalesce(shown_blocks, 1099511627776)) AS shown_blocks
+    FROM devices CROSS JOIN size
+),
 mapped AS (
-    SELECT first_block >> 40 AS id,
+    SELECT d.id,
            sum(iif(kind = 0, length, 0)) AS remapped,
            sum(iif(kind = 1, length, 0)) AS cow,
-           sum(iif(kind = 2, length, 0)) AS zero,
+           sum(max(0, min(length, d.id * 1099511627776 + shown_blocks - first_block))) AS hidden,
            count(*) AS extents
-    FROM extents GROUP BY first_block >> 40
+    FROM extents JOIN device d ON d.id = first_block >> 40 GROUP BY d.id
 )
-SELECT d.id, d.name, d.type, d.size_bytes,
-       (d.size_bytes + block_size - 1) / block_size AS blocks,
-       (d.size_bytes + block_size - 1) / block_size
-           - coalesce(remapped + cow + zero, 0) AS original_blocks,
+SELECT d.id, name, type, size_bytes, blocks,
+       shown_blocks - coalesce(hidden, 0) AS original_blocks,
        coalesce(remapped, 0) AS remapped_blocks,
        coalesce(cow, 0) AS cow_blocks,
-       coalesce(zero, 0) AS zero_blocks,
+       blocks - (shown_blocks - coalesce(hidden, 0)) - coalesce(remapped + cow, 0) AS zero_blocks,
        coalesce(extents, 0) AS extents
-FROM devices d CROSS JOIN size LEFT JOIN mapped m ON m.id = d.id
+FROM device d LEFT JOIN mapped m ON m.id = d.id
 ORDER BY d.id;
 
 -- One row an extent, with names and bytes instead of block addresses.

@@ -28,6 +28,8 @@ Reference = NewType("Reference", int)
 DEVICE_SHIFT: Final = 40
 MAX_DEVICE_BLOCKS: Final = 1 << DEVICE_SHIFT
 MAX_DEVICE_ID: Final = (1 << 21) - 1
+MAX_ADDRESS: Final = (MAX_DEVICE_ID + 1) << DEVICE_SHIFT
+"""Greater than every block address."""
 
 ZERO: Final = Reference(-1)
 COW_BASE: Final = 1 << 62

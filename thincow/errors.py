@@ -68,6 +68,14 @@ class PastEndError(RequestError):
     """Raised when a write starts at or past the end of the device."""
 
 
+class FixedSizeError(RequestError):
+    """Raised when the size of a device is to change that has a fixed one: a block device's."""
+
+
+class TooLargeError(RequestError):
+    """Raised when a device would get more blocks than can be addressed."""
+
+
 class ReadOnlyError(RequestError):
     """Raised when something would change a store that is mounted read-only."""
 

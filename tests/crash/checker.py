@@ -118,6 +118,8 @@ def judge_upstream(
 ) -> str | None:
     """Return what is wrong with upstream: unmarked blocks must be what was synced last.
 
+    Whether its size may be what it is was found out when the store was opened.
+
     Args:
         state: what a cut left.
         durable: what was synced before it.
@@ -129,7 +131,8 @@ def judge_upstream(
             continue
         device = int(path.removeprefix("upstream/device"))
         for block in range(-(-len(before) // BLOCK_SIZE)):
-            part = slice(block * BLOCK_SIZE, (block + 1) * BLOCK_SIZE)
+            end = min((block + 1) * BLOCK_SIZE, len(before), len(found))
+            part = slice(block * BLOCK_SIZE, end)
             if found[part] != before[part] and (device, block) not in marked:
                 return f"upstream block {block} of device {device} changed without a mark"
     return None

@@ -96,7 +96,7 @@ class FlushingSession(Session):
         places = []
         for _ in range(self._random.randint(2, 4)):
             number = self._random.randrange(len(self._opened.devices))
-            blocks = self._opened.devices[number].size_bytes // BLOCK_SIZE
+            blocks = max(1, self._opened.devices[number].size_bytes // BLOCK_SIZE)
             places.append((number, self._random.randrange(blocks) * BLOCK_SIZE))
         contents = []
         for number, offset in places:
@@ -109,7 +109,11 @@ class FlushingSession(Session):
         """Write where it hurts: see `Client`."""
         number = self._random.randrange(len(self._opened.devices))
         device = self._opened.devices[number]
-        references = self._opened._map.references(device.first_block, device.blocks).tolist()
+        if not device.blocks:
+            return
+        references = self._opened._parts.block_map.references(
+            device.first_block, device.blocks
+        ).tolist()
         dirty = [at for at, held in enumerate(references) if held != device.first_block + at]
         users = [at for at in dirty if 0 <= references[at] < COW_BASE]
         if not dirty:

@@ -44,6 +44,16 @@ class History:
             self._blocks.setdefault((device, block), []).append((self.begun, held))
         return taken
 
+    def truncate(self, device: int, size: int) -> None:
+        """Give a device another size; counts as a write."""
+        self.begun += 1
+        before = self.model.size(device)
+        self.model.truncate(device, size)
+        block_size = self.model.block_size
+        for block in range(size // block_size, -(-max(before, size) // block_size)):
+            held = self.model.read(device, block * block_size, block_size)
+            self._blocks.setdefault((device, block), []).append((self.begun, held))
+
     def freeze(self) -> int:
         """Note that a commit covers all writes until now; return their number."""
         self._frozen.append((self.begun, self.contents()))
@@ -57,6 +67,8 @@ class History:
         """Go on with what was found after a kill; none of it is acknowledged."""
         size = self.model.block_size
         for device, found in enumerate(contents):
+            if self.model.size(device) != len(found):
+                self.truncate(device, len(found))
             for offset in range(0, len(found), size):
                 part = found[offset : offset + size]
                 if self.model.read(device, offset, size) != part:
@@ -68,15 +80,13 @@ class History:
 
         What was begun before the kill may still be taken back, as far as it was not acknowledged.
         """
-        later = History(DiskModel([bytes(part) for part in self._start], self.model.block_size))
+        frozen = [moment for moment in self._frozen if moment[0] <= begun]
+        later = History(DiskModel(self._start, self.model.block_size))
         later.acknowledged, later.begun = acknowledged, begun
         for block, held in self._blocks.items():
             later._blocks[block] = [entry for entry in held if entry[0] <= begun]
-        later._frozen = [moment for moment in self._frozen if moment[0] <= begun]
-        size = self.model.block_size
-        for (device, block), held in later._blocks.items():
-            if held:
-                later.model.devices[device][block * size : (block + 1) * size] = held[-1][1]
+        later._frozen = frozen
+        later.model = DiskModel(frozen[-1][1], self.model.block_size)
         later.adopt(contents)
         return later
 
@@ -87,7 +97,7 @@ class History:
             return None
         size = self.model.block_size
         for device, content in enumerate(found):
-            if len(content) != len(self._start[device]):
+            if len(content) not in {len(contents[device]) for _, contents in moments}:
                 return f"device {device} gave {len(content)} bytes"
             for offset in range(0, len(content), size):
                 allowed = self._allowed(device, offset // size, acknowledged, begun)

@@ -173,10 +173,7 @@ class RecordingDisk(PlainDisk):
         time_ns = os.fstat(fd).st_mtime_ns + 1
         super().write(fd, data, offset)
         self.recorder.add(Write(self._files[fd], offset, bytes(data)))
-        if fd in self._times:
-            os.utime(fd, ns=(time_ns, time_ns))
-            self.recorder.add(Write(self._times[fd], 0, time_ns.to_bytes(8, "little")))
-            self.recorder.meanwhile()
+        self._set_time(fd, time_ns)
 
     def sync(self, fd: int) -> None:
         self.recorder.sync(self._files[fd])
@@ -190,8 +187,10 @@ class RecordingDisk(PlainDisk):
         self.recorder.sync_directory(path)
 
     def truncate(self, fd: int, size: int) -> None:
+        time_ns = os.fstat(fd).st_mtime_ns + 1
         super().truncate(fd, size)
         self._add(Resize(self._files[fd], size))
+        self._set_time(fd, time_ns)
 
     def claim(self, fd: int, offset: int, length: int) -> None:
         super().claim(fd, offset, length)
@@ -208,6 +207,13 @@ class RecordingDisk(PlainDisk):
     def unlink(self, path: Path) -> None:
         super().unlink(path)
         self.recorder.unlink(self.recorder.name_of(path))
+
+    def _set_time(self, fd: int, time_ns: int) -> None:
+        """Let upstream files have a modification time of their own, which survives by itself."""
+        if fd in self._times:
+            os.utime(fd, ns=(time_ns, time_ns))
+            self.recorder.add(Write(self._times[fd], 0, time_ns.to_bytes(8, "little")))
+            self.recorder.meanwhile()
 
     def _add(self, operation: Contents) -> None:
         self.recorder.add(operation)

@@ -141,14 +141,15 @@ def patched(owner: object, name: str, value: object) -> Iterator[None]:
 
 
 def _scan_once(scan: Callable[[Path], list[UpstreamFile]]) -> Callable[[Path], list[UpstreamFile]]:
-    """Return `scan`, which after the first time looks at nothing but modification times."""
+    """Return `scan`, which after the first time looks only at what a flush changes."""
     cached = cache(scan)
 
     def scan_again(directory: Path) -> list[UpstreamFile]:
-        return [
-            replace(file, mtime_ns=file.resolved_path.stat().st_mtime_ns)
-            for file in cached(directory)
-        ]
+        found = []
+        for file in cached(directory):
+            status = file.resolved_path.stat()
+            found.append(replace(file, mtime_ns=status.st_mtime_ns, size_bytes=status.st_size))
+        return found
 
     return scan_again
 

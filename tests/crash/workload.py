@@ -139,6 +139,8 @@ class Session:
             self._read(operation)
         elif operation.kind == "write":
             self._write(operation)
+        elif operation.kind == "truncate":
+            self._truncate(operation)
 
     def _read(self, operation: Operation) -> None:
         device = self._opened.devices[operation.device]
@@ -154,6 +156,13 @@ class Session:
             patiently(lambda fetch: self._opened.write(device, at, data, fetch))
             # Only a later commit can make it durable: now is early enough for the model.
             self._history.write(operation.device, operation.offset, operation.data)
+
+    def _truncate(self, operation: Operation) -> None:
+        device, size = self._opened.devices[operation.device], operation.length
+        with suppress(NoSpaceError):
+            reached = patiently(lambda fetch: self._opened.resize(device, size, fetch))
+            assert reached == size, "so small a device is cut at once"
+            self._history.truncate(operation.device, size)
 
     def _commit(self) -> None:
         moment = self._history.freeze()
@@ -229,8 +238,10 @@ class Session:
 
     def _compare_all(self) -> None:
         for device in self._engine.devices if self._engine is not None else ():
-            size = device.size_bytes
-            self._read(Operation("read", self._opened.devices.index(device), 0, size))
+            number, size = self._opened.devices.index(device), device.size_bytes
+            if size != self._history.model.size(number):
+                raise LiveMismatchError(f"device {number} has {size} bytes")
+            self._read(Operation("read", number, 0, size))
 
     def _compare(self, found: bytes, expected: bytes, what: Operation) -> None:
         # After a failed sync, blocks of which nobody knows whether they are on disk are refused.

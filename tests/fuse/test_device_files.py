@@ -56,37 +56,6 @@ def test_write_and_read_at_any_offset(mount: Mount, disk: Path, options: tuple[s
 
 
 @each_cache_mode
-def test_write_past_the_end_is_no_space(mount: Mount, disk: Path, options: tuple[str]) -> None:
-    mount.start(*options)
-    with disk.open("r+b", buffering=0) as file:
-        fd = file.fileno()
-        assert errno_of(os.pwrite, fd, b"x", SIZE) == errno.ENOSPC
-        assert errno_of(os.pwrite, fd, b"x", SIZE + 10 * BLOCK) == errno.ENOSPC
-        assert os.pwrite(fd, b"abc", SIZE - 2) == 2
-        assert os.pread(fd, 10, SIZE - 3) == CONTENT[-3:-2] + b"ab"
-        assert os.pread(fd, 10, SIZE) == b""
-    assert disk.stat().st_size == SIZE
-
-
-def test_append_is_no_space(mount: Mount, disk: Path) -> None:
-    mount.start()
-    with disk.open("ab", buffering=0) as file:
-        assert errno_of(file.write, b"x") == errno.ENOSPC
-
-
-@each_cache_mode
-def test_truncate_to_the_same_size_only(mount: Mount, disk: Path, options: tuple[str]) -> None:
-    mount.start(*options)
-    os.truncate(disk, SIZE)
-    for size in (0, SIZE - 1, SIZE + 1):
-        assert errno_of(os.truncate, disk, size) == errno.EPERM
-    with disk.open("r+b") as file:
-        file.truncate(SIZE)
-        assert errno_of(file.truncate, 0) == errno.EPERM
-    assert disk.read_bytes() == CONTENT
-
-
-@each_cache_mode
 def test_opening_with_truncation_keeps_the_content(
     mount: Mount, disk: Path, options: tuple[str]
 ) -> None:
@@ -202,15 +171,20 @@ def test_modification_time_is_upstreams_until_something_was_written(
     assert disk.stat().st_mtime_ns >= before
 
 
-def test_attributes_can_be_changed_for_the_life_of_the_mount(mount: Mount, disk: Path) -> None:
+def test_attributes_can_be_changed_and_are_kept(mount: Mount, disk: Path) -> None:
     mount.start()
     assert stat.S_IMODE(disk.stat().st_mode) == 0o600
     disk.chmod(0o640)
     os.utime(disk, (5, 6))
     status = disk.stat()
     assert (stat.S_IMODE(status.st_mode), status.st_mtime) == (0o640, 6)
+    with disk.open("r+b", buffering=0) as file:
+        file.write(b"x")
+        os.utime(disk, (7, 8))
     mount.restart()
-    assert stat.S_IMODE(disk.stat().st_mode) == 0o600
+    status = disk.stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_mtime) == (0o640, 8)
+    assert (mount.upstream / "disk").stat().st_mtime > 8
 
 
 def test_names_can_neither_be_made_nor_removed(mount: Mount, disk: Path) -> None:

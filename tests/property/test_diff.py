@@ -49,10 +49,12 @@ def blocks_of(changes: list[Change], block_size: int) -> set[int]:
 
 
 def differing(old: bytes, new: bytes, block_size: int) -> set[int]:
+    """Return the numbers of blocks that differ; what was not there is zero."""
     return {
         at // block_size
         for at in range(0, len(new), block_size)
-        if old[at : at + block_size] != new[at : at + block_size]
+        if old[at : at + block_size].ljust(block_size, b"\0")
+        != new[at : at + block_size].ljust(block_size, b"\0")
     }
 
 
@@ -66,7 +68,8 @@ def check_kinds(
         if change.kind is ChangeKind.ZEROED:
             assert not any(shown)
         elif change.kind is ChangeKind.ORIGINAL:
-            assert shown == originals[device][change.offset : change.offset + change.length]
+            original = originals[device][change.offset : change.offset + change.length]
+            assert shown == original.ljust(change.length, b"\0")
         elif change.kind is ChangeKind.MOVED:
             assert change.source_device is not None
             assert change.source_offset is not None

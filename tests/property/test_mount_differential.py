@@ -48,12 +48,13 @@ class MountTarget:
         return os.pread(self._fds[device], length, offset)
 
     def write(self, device: int, offset: int, data: bytes) -> int:
-        try:
-            return os.pwrite(self._fds[device], data, offset)
-        except OSError as error:
-            if error.errno != errno.ENOSPC or offset < os.fstat(self._fds[device]).st_size:
-                raise
-            return 0
+        return os.pwrite(self._fds[device], data, offset)
+
+    def truncate(self, device: int, size: int) -> None:
+        os.ftruncate(self._fds[device], size)
+
+    def size(self, device: int) -> int:
+        return os.fstat(self._fds[device]).st_size
 
     def sync(self) -> None:
         # One file stands for all: a commit holds the changes of every device.

@@ -58,6 +58,21 @@ def write_all(engine: Engine, device: Device, offset: int, data: bytes) -> int:
             fetch.release()
 
 
+def resize_once(engine: Engine, device: Device, size: int) -> int:
+    """Resize as far as one call goes, fetching what is not in the page cache."""
+    fetch = None
+    try:
+        while True:
+            try:
+                return engine.resize(device, size, fetch)
+            except WouldBlock as blocked:
+                fetch = blocked.fetch
+                fetch.run()
+    finally:
+        if fetch is not None:
+            fetch.release()
+
+
 def letter(character: str, block_size: int = BLOCK) -> bytes:
     """Return a block that is the same for the same character and no other one."""
     return (character.encode() + b"-block;").ljust(8, b".") * (block_size // 8)
@@ -202,6 +217,11 @@ class EngineStore:
     def write(self, name: str, offset: int, data: bytes) -> int:
         return write_all(self.engine, self.device(name), offset, data)
 
+    def resize(self, name: str, size: int) -> None:
+        """Give a device another size, in as many calls as that takes."""
+        while resize_once(self.engine, self.device(name), size) != size:
+            pass
+
     def write_blocks(self, name: str, first: int, characters: str) -> None:
         """Write whole blocks of letters in one request."""
         data = letters(characters, self.block_size)
@@ -236,6 +256,11 @@ class EngineStore:
                         place = _place(kind, target + at, names)
                         places[first + at - device.first_block] = place
         return places
+
+    def count_extents(self) -> int:
+        """Commit, and return how many rows the map has."""
+        with self.engine.snapshot() as snapshot:
+            return sum(len(chunk.length) for chunk in snapshot.extents())
 
     def count_dirty(self) -> int:
         """Commit, and return how many blocks are not identity."""

@@ -21,7 +21,13 @@ class Target(Protocol):
         """Return the bytes; cut at the end of the device."""
 
     def write(self, device: int, offset: int, data: bytes) -> int:
-        """Write, and return how many bytes were taken: fewer only at the end of the device."""
+        """Write, also past the end, and return how many bytes were taken."""
+
+    def truncate(self, device: int, size: int) -> None:
+        """Give a device another size."""
+
+    def size(self, device: int) -> int:
+        """Return the size of a device."""
 
     def sync(self) -> None:
         """Make all writes durable."""
@@ -88,7 +94,10 @@ class Exerciser:
     def compare_all(self) -> None:
         """Compare the whole content of every device."""
         for device in range(len(self.model.devices)):
-            found = self._read_whole(device)
+            size = self.model.size(device)
+            if self.target.size(device) != size:
+                raise self._mismatch(f"device {device} has {self.target.size(device)}, not {size}")
+            found = self._read_whole(device, size)
             self._compare(device, 0, self.model.read(device, 0, self.model.size(device)), found)
 
     def _apply(self, operation: Operation) -> None:
@@ -101,10 +110,14 @@ class Exerciser:
             expected = self.model.write(device, offset, operation.data)
             if taken != expected:
                 raise self._mismatch(f"took {taken} bytes, not {expected}")
+        elif operation.kind == "truncate":
+            self.target.truncate(device, operation.length)
+            self.model.truncate(device, operation.length)
         elif operation.kind == "kill":
             self.target.kill()
             for number in range(len(self.model.devices)):
-                at = self.model.adopt_after_crash(number, self._read_whole(number))
+                size = self.target.size(number)
+                at = self.model.adopt_after_crash(number, self._read_whole(number, size))
                 if at is not None:
                     raise self._mismatch(
                         f"device {number} at {at} holds neither synced nor later content"
@@ -116,8 +129,7 @@ class Exerciser:
             if operation.kind == "restart":
                 self.compare_all()
 
-    def _read_whole(self, device: int) -> bytes:
-        size = self.model.size(device)
+    def _read_whole(self, device: int, size: int) -> bytes:
         found = bytes(self.target.read(device, 0, size))
         if len(found) != size:
             raise self._mismatch(f"device {device} gave {len(found)} bytes of {size}")

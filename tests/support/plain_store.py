@@ -6,6 +6,8 @@ from pathlib import Path
 
 import xxhash
 
+from thincow.store.sql_files import schema_version
+
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK_SIZE = 4096
 WINDOW_BLOCKS = 4
@@ -69,14 +71,18 @@ def make_store(data_dir: Path, upstream: Path | None = None) -> Path:
     for name in ("tables.sql", "views.sql"):
         connection.executescript((ROOT / "schema" / name).read_text())
     connection.execute(f"PRAGMA application_id = {int.from_bytes(b'thCo')}")
-    connection.execute("PRAGMA user_version = 1")
+    connection.execute(f"PRAGMA user_version = {schema_version()}")
     connection.executemany("INSERT INTO globals VALUES (?, ?)", GLOBALS.items())
     for number, (name, content) in enumerate(UPSTREAMS.items(), 1):
         status = (upstream / name).stat() if upstream is not None else None
         inode = None if status is None else status.st_ino
         mtime_ns = None if status is None else status.st_mtime_ns
         row = (number, name, len(content), "file", inode, mtime_ns)
-        connection.execute("INSERT INTO devices VALUES (?, ?, ?, ?, ?, ?)", row)
+        connection.execute(
+            "INSERT INTO devices(id, name, size_bytes, type, inode, mtime_ns) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            row,
+        )
     connection.executemany("INSERT INTO extents VALUES (?, ?, ?, ?)", EXTENTS)
     connection.executemany("INSERT INTO cow VALUES (?, ?, ?)", COW)
     connection.executemany("INSERT INTO hashes VALUES (?, ?, ?)", HASHES)

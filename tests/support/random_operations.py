@@ -11,7 +11,7 @@ MAX_LENGTH_BLOCKS = 12
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One step: `kind` is read, write, sync, restart or kill."""
+    """One step: `kind` is read, write, truncate, sync, restart or kill; `length` also a size."""
 
     kind: str
     device: int = 0
@@ -21,6 +21,8 @@ class Operation:
     source: str = ""
 
     def __str__(self) -> str:
+        if self.kind == "truncate":
+            return f"truncate device {self.device} to {self.length}"
         if self.kind not in ("read", "write"):
             return self.kind
         length = len(self.data) if self.kind == "write" else self.length
@@ -35,6 +37,7 @@ class Mix:
 
     read: float = 30
     write: float = 60
+    truncate: float = 3
     sync: float = 4
     restart: float = 0.5
     kill: float = 0.0
@@ -71,18 +74,30 @@ class OperationGenerator:
         }
 
     def next_operation(self) -> Operation:
-        kinds = ("read", "write", "sync", "restart", "kill")
+        kinds = ("read", "write", "truncate", "sync", "restart", "kill")
         weights = [getattr(self.mix, kind) for kind in kinds]
         kind = self._random.choices(kinds, weights)[0]
-        if kind not in ("read", "write"):
+        if kind not in ("read", "write", "truncate"):
             return Operation(kind)
         device = self._random.randrange(len(self.model.devices))
+        if kind == "truncate":
+            return Operation(kind, device, length=self._size(device))
         offset, length = self._range(device)
         if kind == "read":
             return Operation(kind, device, offset, length)
         source = self._random.choices(list(self._sources), (2, 3, 1, 4, 3, 1, 3))[0]
         data = self._sources[source](device, offset, length)
         return Operation(kind, device, offset, data=data, source=source)
+
+    def _size(self, device: int) -> int:
+        """Choose a new size: about the present one, or any up to twice what was there at first."""
+        block_size, size = self.model.block_size, self.model.size(device)
+        most = 2 * max(len(self._original[device]), 2 * block_size)
+        near = size + self._random.randint(-2 * block_size, 2 * block_size)
+        chosen = self._random.choice((near, near, self._random.randrange(most), most // 2, 0))
+        if self._random.random() < 0.4:
+            chosen -= chosen % block_size
+        return min(max(0, chosen), most)
 
     def _range(self, device: int) -> tuple[int, int]:
         """Choose whole blocks most of the time, else any bytes; now and then across the end."""
@@ -96,7 +111,7 @@ class OperationGenerator:
         if shape < 0.9:
             length = self._random.randint(1, blocks * block_size)
             return self._random.randrange(max(1, size)), length
-        if shape < 0.97:
+        if shape < 0.97 or size > 2 * len(self._original[device]):
             length = self._random.randint(1, blocks * block_size)
             return max(0, size - self._random.randint(0, length)), length
         return size + self._random.randrange(2 * block_size), blocks * block_size

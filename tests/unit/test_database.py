@@ -89,7 +89,7 @@ def test_migration_brings_an_old_database_up_and_keeps_a_copy(tmp_path, monkeypa
     path = tmp_path / "metadata.db"
     make_old(path)
     steps = (
-        *sql_files.migrations(),
+        *sql_files.migrations()[:1],
         (2, "CREATE TABLE second (a INTEGER) STRICT; CREATE INDEX i ON second (a);"),
         (3, "ALTER TABLE second ADD COLUMN b INTEGER;"),
     )
@@ -109,7 +109,7 @@ def test_migration_brings_an_old_database_up_and_keeps_a_copy(tmp_path, monkeypa
 def test_migration_that_was_killed_can_be_repeated(tmp_path, monkeypatch):
     path = tmp_path / "metadata.db"
     make_old(path)
-    steps = (*sql_files.migrations(), (2, "CREATE TABLE second (a INTEGER) STRICT;"))
+    steps = (*sql_files.migrations()[:1], (2, "CREATE TABLE second (a INTEGER) STRICT;"))
     monkeypatch.setattr(sql_files, "migrations", lambda: steps)
     (tmp_path / "metadata.db.v1").write_bytes(b"part of a copy")
     db = open_connection(path)
@@ -125,7 +125,7 @@ def test_migration_that_fails_leaves_the_step_before(tmp_path, monkeypatch):
     path = tmp_path / "metadata.db"
     make_old(path)
     steps = (
-        *sql_files.migrations(),
+        *sql_files.migrations()[:1],
         (2, "CREATE TABLE second (a INTEGER) STRICT;"),
         (3, "CREATE TABLE third (a INTEGER) STRICT; INSERT INTO absent VALUES (1);"),
     )

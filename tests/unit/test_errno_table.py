@@ -13,6 +13,8 @@ EXPECTED = {
     "BlockReadError": errno.EIO,
     "ChecksumError": errno.EIO,
     "NoSpaceError": errno.ENOSPC,
+    "FixedSizeError": errno.EPERM,
+    "TooLargeError": errno.EFBIG,
     "PastEndError": errno.ENOSPC,
     "ReadOnlyError": errno.EROFS,
     "RequestError": errno.EIO,

@@ -16,7 +16,7 @@ class Plain:
         self.devices = [bytearray(content) for content in contents]
         self.synced = list(contents)
         self.random = random.Random(1)
-        self.counts = dict.fromkeys(("read", "write", "sync", "restart", "kill"), 0)
+        self.counts = dict.fromkeys(("read", "write", "truncate", "sync", "restart", "kill"), 0)
 
     def read(self, device: int, offset: int, length: int) -> bytes:
         self.counts["read"] += 1
@@ -25,9 +25,18 @@ class Plain:
     def write(self, device: int, offset: int, data: bytes) -> int:
         self.counts["write"] += 1
         content = self.devices[device]
-        taken = max(0, min(len(data), len(content) - offset))
-        content[offset : offset + taken] = data[:taken]
-        return taken
+        content.extend(bytes(max(0, offset - len(content))) if data else b"")
+        content[offset : offset + len(data)] = data
+        return len(data)
+
+    def truncate(self, device: int, size: int) -> None:
+        self.counts["truncate"] += 1
+        content = self.devices[device]
+        del content[size:]
+        content.extend(bytes(size - len(content)))
+
+    def size(self, device: int) -> int:
+        return len(self.devices[device])
 
     def sync(self) -> None:
         self.counts["sync"] += 1
@@ -40,6 +49,8 @@ class Plain:
     def kill(self) -> None:
         self.counts["kill"] += 1
         for device, synced in zip(self.devices, self.synced, strict=True):
+            if len(device) != len(synced):
+                continue
             for offset in range(0, len(device), BLOCK):
                 if self.random.random() < 0.5:
                     device[offset : offset + BLOCK] = synced[offset : offset + BLOCK]
@@ -89,10 +100,14 @@ class Crashing(Plain):
         raise OSError("broken")
 
 
-class Greedy(Plain):
+class Modest(Plain):
     def write(self, device: int, offset: int, data: bytes) -> int:
-        super().write(device, offset, data)
-        return len(data)
+        return super().write(device, offset, data) // 2
+
+
+class Fixed(Plain):
+    def truncate(self, device: int, size: int) -> None:
+        pass
 
 
 @pytest.mark.parametrize(
@@ -102,7 +117,8 @@ class Greedy(Plain):
         (Unsynced, MIX, "neither synced nor later"),
         (Garbling, MIX, "device 0 at 0 holds neither"),
         (Crashing, MIX, "raised OSError"),
-        (Greedy, MIX, "took"),
+        (Modest, MIX, "took"),
+        (Fixed, MIX, " has "),
     ],
 )
 def test_exerciser_finds_a_wrong_target(broken, mix, words):

@@ -11,6 +11,7 @@ from thincow.engine.fsck import check, check_snapshot
 from thincow.errors import NoStoreError, StoreInUseError
 from thincow.store.locks import DirectoryLock
 from thincow.store.snapshot import Snapshot
+from thincow.store.sql_files import schema_version
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "fsck.md"
 
@@ -294,7 +295,7 @@ def test_check_snapshot_leaves_it_open(store: Path) -> None:
         assert codes(check_snapshot(snapshot)) == {Code.COUNT_WRONG}
         short = check_snapshot(snapshot, cowdata_bytes=4096)
         assert {Code.COWDATA_SHORT, Code.EXTENT_TARGET} < codes(short)
-        assert snapshot.user_version() == 1
+        assert snapshot.user_version() == schema_version()
 
 
 def test_every_code_has_a_repair_a_test_and_a_line_in_the_document() -> None:

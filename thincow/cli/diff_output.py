@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from thincow.engine.diff import Change, ChangeKind, State, find_changes
+from thincow.engine.diff import Change, ChangeKind, State, find_changes, size_before
 from thincow.engine.header_check import Header
 from thincow.store.devices_table import DeviceRow
 
@@ -19,6 +19,7 @@ class Sums:
     """What the changes of a device come to, in bytes."""
 
     size: int
+    size_before: int
     ranges: int = 0
     by_kind: dict[ChangeKind, int] = field(default_factory=lambda: dict.fromkeys(ChangeKind, 0))
 
@@ -51,7 +52,7 @@ def print_text(
     """Print ranges, and a line with the sums of each device."""
     names = {device.id: device.name for device in header.devices}
     for device in devices:
-        sums = Sums(device.size_bytes)
+        sums = Sums(device.seen_bytes, size_before(device, before))
         found = sums.counted(find_changes(device, header.block_size, after, before))
         for lines in _batches(_line(device.name, change, names) for change in found):
             if with_ranges:
@@ -71,7 +72,7 @@ def print_json(
     names = {device.id: device.name for device in header.devices}
     click.echo(f'{{"block_size": {header.block_size}, "devices": [')
     for index, device in enumerate(devices):
-        sums = Sums(device.size_bytes)
+        sums = Sums(device.seen_bytes, size_before(device, before))
         found = sums.counted(find_changes(device, header.block_size, after, before))
         click.echo(f'{{"name": {json.dumps(device.name)}, "ranges": [')
         comma = ""
@@ -81,6 +82,7 @@ def print_json(
                 comma = ","
         totals = {
             "size_bytes": sums.size,
+            "size_before_bytes": sums.size_before,
             "changed_bytes": sums.changed,
             "changed_percent": round(sums.percent, 4),
             "range_count": sums.ranges,
@@ -111,8 +113,12 @@ def _object(change: Change, names: dict[int, str]) -> dict[str, Any]:
 
 
 def _summary(device: str, sums: Sums) -> str:
-    if not sums.ranges:
+    if sums.size != sums.size_before:
+        device += f" (had {sums.size_before} bytes, has {sums.size})"
+    elif not sums.ranges:
         return f"{device}: unchanged"
+    if not sums.ranges:
+        return f"{device}: nothing else changed"
     kinds = ", ".join(f"{kind} {number}" for kind, number in sums.by_kind.items() if number)
     return (
         f"{device}: {sums.changed} of {sums.size} bytes changed ({sums.percent:.2f} %) "

@@ -40,6 +40,14 @@ def size_type(
     return size
 
 
+def named_size(text: str) -> tuple[str, int]:
+    """Type of an option that is NAME=BYTES."""
+    name, equals, size = str(text).partition("=")
+    if not name or not equals:
+        raise click.BadParameter(f"{text!r} is not NAME=BYTES")
+    return name, size_type()(size)
+
+
 def absolute_path(text: str) -> Path:
     """Type of an option that is a path; what is there is for the command to find out."""
     if not text:

@@ -1,15 +1,19 @@
 """The map: a reference for each virtual block, and the only place that changes one.
 
 Changes reference counts together with the map, new references before old ones are released.
+
+A block without an extent is held as a reference to its own place, whether upstream is shown there
+or not. What comes out of the map says ZERO where it is not (upstream ends before, or was cut), and
+ZERO goes in as that: so a device of any size takes no rows for what was never written.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
-from thincow.block_types import COW_BASE, ZERO
+from thincow.block_types import COW_BASE, MAX_ADDRESS, ZERO
 from thincow.engine.cow_counts import CowBlocks
 from thincow.engine.cow_store import CowStore
 from thincow.engine.runs import Int64Array, ReferenceCodec, split
@@ -21,10 +25,20 @@ _CODEC = ReferenceCodec()
 class BlockMap:
     """References of all devices, by block address."""
 
-    def __init__(self, windows: WindowCache, cow: CowStore) -> None:
-        """Read and change references through a cache; keep the counts of `cow` equal to them."""
+    def __init__(
+        self,
+        windows: WindowCache,
+        cow: CowStore,
+        own_end: Callable[[int], int] = lambda _address: MAX_ADDRESS,
+    ) -> None:
+        """Read and change references through a cache; keep the counts of `cow` equal to them.
+
+        `own_end` gives the address from which on blocks of the device of an address do not show
+        their own place upstream.
+        """
         self._windows = windows
         self._cow = cow
+        self._own_end = own_end
         self.changes = 0
         """Runs changed since the last freeze."""
         self.watched: list[tuple[int, int]] | None = None
@@ -38,12 +52,20 @@ class BlockMap:
     def reference(self, address: int) -> int:
         """Return the reference of one block."""
         windows = self._windows
-        return windows.get(address >> windows.shift).cells[address & windows.mask]
+        found = windows.get(address >> windows.shift).cells[address & windows.mask]
+        if found == address and address >= self._own_end(address):
+            return ZERO
+        return found
 
     def references(self, address: int, length: int) -> Int64Array:
         """Return the references of `length` blocks, as an array that must not be changed."""
         parts = [window.values[low:high] for window, low, high in self._segments(address, length)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        own_end = self._own_end(address)
+        if address + length <= own_end:
+            return values
+        own = np.arange(address, address + length)
+        return np.where((values == own) & (own >= own_end), ZERO, values)
 
     def runs(self, address: int, length: int) -> list[tuple[int, int]]:
         """Return the runs of `length` blocks as (reference of the first, length in blocks)."""
@@ -67,7 +89,8 @@ class BlockMap:
             return
         changes = []
         cow = self._cow
-        for reference, length in runs:
+        own_end = self._own_end(address)
+        for reference, length in _held(address, runs, own_end):
             for window, low, high in self._segments(address, length):
                 change = _change(window, low, high, reference)
                 if change is not None:
@@ -97,6 +120,8 @@ class BlockMap:
 
     def _assign_one(self, address: int, reference: int) -> None:
         """Do what `assign` does, without what many blocks need."""
+        if reference == ZERO and address >= self._own_end(address):
+            reference = address
         windows = self._windows
         window, low = windows.get(address >> windows.shift), address & windows.mask
         old = window.cells[low]
@@ -121,6 +146,19 @@ class BlockMap:
         finally:
             self.watched = watched
 
+    def forget(self, address: int, length: int) -> None:
+        """Take the extents of a range away whose blocks do not show their own place.
+
+        Nothing has changed when this raises, and nothing can fail when `preload` came first.
+        """
+        assert address >= self._own_end(address)
+        self.assign(address, [(ZERO, length)])
+
+    def preload(self, address: int, length: int) -> None:
+        """Load all that a change of a range needs."""
+        for window, low, high in self._segments(address, length):
+            self._cow.preload(_cow_blocks(window.values[low:high]))
+
     def changed_windows(self) -> list[tuple[int, Int64Array, Int64Array]]:
         """Return (first block, committed values, values) of windows changed in this epoch."""
         return [
@@ -142,6 +180,20 @@ class BlockMap:
             yield windows.get(address >> windows.shift), low, high
             address += high - low
             length -= high - low
+
+
+def _held(address: int, runs: Iterable[tuple[int, int]], own_end: int) -> Iterator[tuple[int, int]]:
+    """Go through runs as they are held: ZERO where nothing else is shown is the own place."""
+    for reference, length in runs:
+        if reference == ZERO and address + length > own_end:
+            zeros = max(0, own_end - address)
+            if zeros:
+                yield ZERO, zeros
+            yield address + zeros, length - zeros
+        else:
+            assert reference != address or address + length <= own_end
+            yield reference, length
+        address += length
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +220,19 @@ def _change(window: Window, low: int, high: int, reference: int) -> _Change | No
     same = before == after
     if same.all():
         return None
-    replaced = before[~same & (before >= COW_BASE)] - COW_BASE
+    replaced = before[~same]
     if reference < COW_BASE:
         gained: CowBlocks = None
     elif same.any():
         gained = after[~same] - COW_BASE
     else:
         gained = (reference - COW_BASE, length)
-    return _Change(window, low, high, reference, gained, _as_run(replaced))
+    return _Change(window, low, high, reference, gained, _cow_blocks(replaced))
+
+
+def _cow_blocks(references: Int64Array) -> CowBlocks:
+    """Return the COW blocks among references."""
+    return _as_run(references[references >= COW_BASE] - COW_BASE)
 
 
 def _as_run(blocks: Int64Array) -> CowBlocks:

@@ -18,7 +18,7 @@ from thincow.engine.free_runs import Run
 from thincow.engine.hash_index import HashIndex
 from thincow.engine.statistics import Statistics
 from thincow.engine.write_plan import NEW, Plan
-from thincow.errors import PastEndError
+from thincow.errors import PastEndError, TooLargeError
 
 
 class BlockWriter:
@@ -46,7 +46,7 @@ class BlockWriter:
         self._block_size = block_size
 
     def write(self, device: Device, offset: int, data: bytes, fetch: Fetch) -> int:
-        """Write bytes to a device.
+        """Write bytes to a device, also past its end if it can grow; its size is not changed.
 
         Args:
             device: where.
@@ -55,7 +55,7 @@ class BlockWriter:
             fetch: contents read before.
 
         Returns:
-            The number of bytes written: fewer than given at the end of the device.
+            The number of bytes written: fewer than given at the end of what can be.
 
         Raises:
             WouldBlock: when the fetch has to run first.
@@ -64,10 +64,12 @@ class BlockWriter:
             BlockReadError: when the rest of a block that is written in part cannot be read.
             OSError: when the COW store cannot be written.
         """
-        taken = min(len(data), device.size_bytes - offset)
+        taken = min(len(data), device.max_bytes - offset)
         if taken <= 0:
             if not data:
                 return 0
+            if device.is_resizable:
+                raise TooLargeError(f"{device.name} can have {device.max_bytes} bytes, no more")
             raise PastEndError(f"{device.name}: write past the end")
         if taken < len(data):
             data = data[:taken]

@@ -44,6 +44,10 @@ class Checksums:
         found: list[int] = np.flatnonzero(differ).tolist()
         return found
 
+    def forget(self, address: int, length: int) -> None:
+        """Take the sums of blocks away: they are unchecked from now on."""
+        self._store(address, np.full(length, NO_SUM, np.int64), only_missing=False)
+
     def _load(self, address: int, length: int) -> Int64Array:
         windows = self.windows
         parts = []

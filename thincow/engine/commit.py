@@ -156,6 +156,11 @@ class Commit:
             checksum_rows.write(db, epoch.checksums, self.checksum_bits)
             facts: dict[str, str | int] = {"generation": self.generation}
             is_lost = bool(epoch.hashes.staged) and not with_hashes
+            for first, end in epoch.upstream.forgotten:
+                dropped = hashes_table.drop_upstream(db, first, end)
+                entries -= dropped
+                is_lost |= dropped > 0
+                devices_table.store_fingerprints(db, first, end, {})
             if epoch.upstream.drops_hashes:
                 dropped = hashes_table.drop_overwritten(db)
                 entries -= dropped

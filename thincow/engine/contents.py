@@ -42,15 +42,19 @@ class Contents:
     def referable(self, reference: int, limit: int) -> int:
         """Return how many blocks from `reference` on, at most `limit`, may be referred to.
 
-        Upstream blocks must exist; COW blocks must be referenced already.
+        Upstream blocks must exist and be shown; COW blocks must be referenced already.
         """
         if reference >= COW_BASE:
             block = reference - COW_BASE
             if block >= self._cow.end_block:
                 return 0
             return self._cow.live_run(block, min(limit, self._cow.end_block - block))
-        present = self._present(reference, limit)
-        return self._upstream.referable(reference, present) if present else 0
+        device = self._devices.get(reference >> DEVICE_SHIFT)
+        if device is None or device.upstream is None:
+            return 0
+        # What was cut may go at any time; and in its own place a block shows zeros there.
+        shown = min(limit, device.own_end - reference)
+        return self._upstream.referable(reference, shown) if shown > 0 else 0
 
     def is_being_read(self, address: int, length: int) -> bool:
         """Tell whether a fetch under way, or not released yet, reads any of a range of upstream."""
@@ -157,7 +161,7 @@ class Contents:
         device = self._devices.get(reference >> DEVICE_SHIFT)
         if device is None or device.upstream is None:
             return 0
-        return max(0, min(length, device.end_block - reference))
+        return max(0, min(length, device.upstream_end - reference))
 
     def _locate(self, reference: int, length: int) -> tuple[int, int, int]:
         """Return where a run is: descriptor, offset in bytes, and how many bytes there are."""
@@ -168,7 +172,7 @@ class Contents:
         device = self._devices[reference >> DEVICE_SHIFT]
         assert device.upstream is not None
         offset = (reference - device.first_block) * size
-        available = min(length * size, device.upstream.size_bytes - offset)
+        available = max(0, min(length * size, device.readable_bytes - offset))
         return device.upstream.fd, offset, available
 
     def _count_errors(self, fetch: Fetch) -> None:

@@ -151,6 +151,7 @@ def _check_sums(
         references = reader.references(row.first_block, row.length)
         if references is None:
             continue  # the check of the map has said so
+        references = bounds.contents_of(row.first_block, references)
         found, known = _hash_all(references[places], blocks)
         differ = known & (sums_of(found.view(np.uint64).tolist(), row.bits) != sums[places])
         addresses = row.first_block + places[differ]
@@ -258,7 +259,7 @@ def _contradictions(
     one = np.ones_like(entries.target)
     cow = (entries.kind == Kind.COW) & bounds.in_cowdata(entries.target, one)
     cow &= counts.values_at(entries.target) > 0
-    upstream = (entries.kind == Kind.UPSTREAM) & bounds.on_device(entries.target, one)
+    upstream = (entries.kind == Kind.UPSTREAM) & bounds.on_upstream(entries.target, one)
     references = np.where(cow, entries.target + COW_BASE, entries.target)
     wrong = np.zeros(len(references), np.bool_)
     chosen = np.flatnonzero(cow | upstream)

@@ -14,8 +14,8 @@ import numpy as np
 
 from thincow.block_types import COW_BASE, DEVICE_SHIFT, MAX_DEVICE_BLOCKS, ZERO
 from thincow.engine.flush_source import Source
-from thincow.engine.map_runs import RunStream, Segments, walk
-from thincow.store.columns import IntColumn
+from thincow.engine.map_runs import RunStream, Segments, fill_with_zeros, walk
+from thincow.store.columns import ExtentColumns, IntColumn
 from thincow.store.devices_table import DeviceRow
 from thincow.store.snapshot import Snapshot
 
@@ -54,10 +54,19 @@ _Run = tuple[int, int, int]
 """First block, length, reference of the first."""
 
 
+def size_before(device: DeviceRow, before: State | None) -> int:
+    """Return the size of a device in what it is compared with, in bytes."""
+    if before is None:
+        return device.size_bytes
+    return next((r.seen_bytes for r in before.snapshot.devices() if r.id == device.id), 0)
+
+
 def find_changes(
     device: DeviceRow, block_size: int, after: State, before: State | None = None
 ) -> Iterator[Change]:
     """Yield the changed ranges of a device, ascending; neighbours of one kind are joined.
+
+    What lies behind the end of upstream counts as zeros there.
 
     Args:
         device: as the store knows it.
@@ -69,9 +78,9 @@ def find_changes(
         CorruptStoreError: when a map is damaged.
     """
     first = device.id << DEVICE_SHIFT
-    end = first + -(-device.size_bytes // block_size)
+    end = first + device.seen_blocks(block_size)
     streams = [
-        None if state is None else RunStream(state.snapshot.extents(first, end))
+        None if state is None else RunStream(_extents(state.snapshot, device.id, block_size, end))
         for state in (before, after)
     ]
     assert streams[1] is not None
@@ -79,12 +88,26 @@ def find_changes(
     runs = (run for part in walk(streams[0], streams[1]) for run in comparison.changed(part))
     for start, length, reference in _joined(runs):
         offset = (start - first) * block_size
-        size = min(length * block_size, device.size_bytes - offset)
+        size = min(length * block_size, device.seen_bytes - offset)
         if _kind(start, reference) is ChangeKind.MOVED:
             source = (reference & (MAX_DEVICE_BLOCKS - 1)) * block_size
             yield Change(offset, size, ChangeKind.MOVED, reference >> DEVICE_SHIFT, source)
         else:
             yield Change(offset, size, _kind(start, reference))
+
+
+def _extents(
+    snapshot: Snapshot, device_id: int, block_size: int, end: int
+) -> Iterator[ExtentColumns]:
+    """Return the extents of a device, and others for what was cut of upstream."""
+    first = device_id << DEVICE_SHIFT
+    extents = snapshot.extents(first, end)
+    for row in snapshot.devices():
+        if row.id == device_id:
+            own_end = first + row.own_blocks(block_size)
+            hidden_end = min(end, first + row.upstream_blocks(block_size))
+            return fill_with_zeros(extents, own_end, hidden_end)
+    return extents
 
 
 class _Comparison:

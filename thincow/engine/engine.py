@@ -5,30 +5,18 @@ nothing when it raises.
 """
 
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 
-from thincow.engine.block_map import BlockMap
-from thincow.engine.block_reader import BlockReader
-from thincow.engine.block_writer import BlockWriter
-from thincow.engine.checksums import Checksums
+from thincow.engine.assembly import assemble
 from thincow.engine.commit import Commit
-from thincow.engine.committer import Committer
-from thincow.engine.contents import Contents
-from thincow.engine.cow_store import CowStore
-from thincow.engine.deduplication import Deduplication
 from thincow.engine.device import Device
-from thincow.engine.epoch import EpochParts
 from thincow.engine.fetch import Fetch, WouldBlock
-from thincow.engine.flush_control import FlushControl, flush_source, flush_tools
-from thincow.engine.hash_index import HashIndex
 from thincow.engine.open_errors import in_one_line
 from thincow.engine.open_store import OpenStore, open_store
-from thincow.engine.options import StoreOptions, hash_capacity
-from thincow.engine.seen_blocks import SeenBlocks
-from thincow.engine.space_watch import SpaceWatch
+from thincow.engine.options import StoreOptions
 from thincow.engine.statistics import Statistics
 from thincow.engine.store_files import remove_contents
-from thincow.engine.store_windows import open_windows
-from thincow.engine.upstream_state import UpstreamState
 from thincow.errors import CorruptStoreError, NoSpaceError, ReadOnlyError, StoreFailedError
 from thincow.store import cow_table
 from thincow.store.connection import DatabaseError
@@ -63,73 +51,22 @@ class Engine:
         self.read_only = options.read_only
         self.store_id = store.facts.store_id
         self.block_size = store.facts.block_size
-        self.devices = tuple(d for d in store.devices if d.upstream is not None)
+        self.devices = tuple(device for device in store.devices if device.is_served)
         self.statistics = Statistics()
-        self._build(store, options, disk)
-        self._spare_fetch = self._contents.new_fetch()
-
-    def _build(self, store: OpenStore, options: StoreOptions, disk: Disk) -> None:
-        reader = store.database.reader
-        block_size = self.block_size
-        self._windows = references, counts, sums = open_windows(
-            reader, store.facts.window_blocks, options.tuning
-        )
-        self._cow = CowStore(
-            store.cow_file, counts, block_size, cow_table.end_block(reader), options.max_cow_blocks
-        )
-        self.holds = self._cow.held
-        self._map = BlockMap(references, self._cow)
-        by_id = {device.id: device for device in store.devices}
-        upstream = UpstreamState(store.marks)
-        self._contents = Contents(disk, by_id, self._cow, upstream, block_size)
-        self._hashes = HashIndex(
-            reader,
-            block_size,
-            hash_capacity(options),
-            store.facts.hash_entries,
-            2 * options.tuning.commit_staged_hashes,
-        )
-        bits = store.facts.checksum_bits
-        checksums = Checksums(sums, bits, keeps_new=not self.read_only) if bits else None
-        seen = SeenBlocks()
-        self._reader = BlockReader(
-            self._map,
-            self._contents,
-            None if self.read_only else self._hashes,
-            seen,
-            checksums,
-            self.statistics,
-            block_size,
-        )
-        self._watch = SpaceWatch(disk, store.paths.directories, store.reserve, options.tuning)
-        self._committer: Committer | None = None
-        tools = None
-        if store.label is not None:
-            parts = EpochParts(self._map, self._cow, self._hashes, checksums, upstream)
-            self._committer = Committer(
-                disk, store, store.label, parts, self.statistics, self._watch
-            )
-            if not options.read_only_upstream and (store.paths.database or options.force):
-                tools = flush_tools(disk, store, self._committer, parts, self._contents)
-        self.flush = FlushControl(tools, self.devices, flush_source(disk, store))
-        self.status = self.flush.status
-        self._writer = BlockWriter(
-            self._map,
-            self._cow,
-            self._reader,
-            Deduplication(
-                self._map,
-                self._contents,
-                self._hashes,
-                seen,
-                block_size,
-                retroactive=options.retroactive,
-            ),
-            self._hashes,
-            checksums,
-            self.statistics,
-            block_size,
-        )
+        self._parts = parts = assemble(store, options, disk, self.statistics)
+        self._windows = parts.windows
+        self._cow = parts.cow
+        self.holds = parts.cow.held
+        self._contents = parts.contents
+        self._hashes = parts.hashes
+        self._reader = parts.reader
+        self._resizer = parts.resizer
+        self._upstream = parts.upstream
+        self._watch = parts.watch
+        self._committer = parts.committer
+        self.flush = parts.flush
+        self.status = parts.flush.status
+        self._spare_fetch = parts.contents.new_fetch()
 
     def read(
         self, device: Device, offset: int, length: int, fetch: Fetch | None = None
@@ -154,16 +91,63 @@ class Engine:
             raise _store_failed("metadata.db cannot be read", str(error)) from error
 
     def write(self, device: Device, offset: int, data: bytes, fetch: Fetch | None = None) -> int:
-        """Write bytes at byte `offset`; return how many, fewer at the end of the device.
+        """Write bytes at byte `offset`; return how many, fewer at the end of what can be.
+
+        A device that is not a block device grows when the write goes past its end.
 
         Raises:
             WouldBlock: when contents have to be fetched first; as for `read`.
-            PastEndError: when the write starts at or past the end.
+            PastEndError, TooLargeError: when the write starts where the device can have no byte.
             NoSpaceError: when a quota is reached, a filesystem is full, or the last commit failed.
             ReadOnlyError: when the store is open for reading only.
             BlockReadError: when a block that is written in part cannot be read.
             StoreFailedError: after a failed sync, or when the store cannot be read or written.
         """
+        content = bytes(data)
+        return self._change(
+            lambda found: self._resizer.write(device, offset, content, found), fetch
+        )
+
+    def resize(self, device: Device, size_bytes: int, fetch: Fetch | None = None) -> int:
+        """Grow a device with zeros or cut it; return its size then.
+
+        A large cut takes several calls: go on until the size is the one that was wanted.
+
+        Raises:
+            FixedSizeError: when it is a block device.
+            RequestError: otherwise as for `write`.
+        """
+        return self._change(lambda found: self._resizer.resize(device, size_bytes, found), fetch)
+
+    def set_attributes(
+        self,
+        device: Device,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        modified_ns: int | None = None,
+    ) -> None:
+        """Change what is shown of a device; None leaves a value as it is.
+
+        Raises:
+            ReadOnlyError: when the store is open for reading only.
+        """
+        if self._committer is None:
+            raise ReadOnlyError("the store is mounted read-only")
+        row = device.row
+        row = replace(
+            row,
+            mode=row.mode if mode is None else mode,
+            uid=row.uid if uid is None else uid,
+            gid=row.gid if gid is None else gid,
+            modified_ns=row.modified_ns if modified_ns is None else modified_ns,
+        )
+        device.update(row)
+        self._upstream.update_row(row)
+
+    def _change(self, call: Callable[[Fetch], int], fetch: Fetch | None) -> int:
+        """Make a call that changes something, if that may be; translate what it fails with."""
         if self._committer is None:
             raise ReadOnlyError("the store is mounted read-only")
         if self._committer.failed:
@@ -172,13 +156,13 @@ class Engine:
             self._committer.make_room()
         self._trim()
         try:
-            return self._writer.write(device, offset, bytes(data), fetch or self._spare_fetch)
+            return call(fetch or self._spare_fetch)
         except WouldBlock:
             self._spare_fetch = self._contents.new_fetch()
             raise
         except NoSpaceError as error:
             if self._committer.free_more():
-                return self.write(device, offset, data, fetch)
+                return self._change(call, fetch)
             self._watch.note_refusal(error)
             raise
         except (DatabaseError, CorruptStoreError) as error:

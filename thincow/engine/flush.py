@@ -24,17 +24,18 @@ from thincow.block_types import COW_BASE
 from thincow.engine.block_map import BlockMap
 from thincow.engine.device import Device
 from thincow.engine.flush_copy import copy_needed
+from thincow.engine.flush_resize import cut_upstreams, grow_upstreams, refuse_fixed_sizes
 from thincow.engine.flush_selection import FlushSelector, Selection
 from thincow.engine.flush_steps import FlushTools, Pause, Step
 from thincow.engine.flush_users import describe_waiting
 from thincow.engine.flush_write import BatchWrite
+from thincow.engine.flush_writers import UpstreamWriters
 from thincow.engine.free_runs import FreeRuns, Run
 from thincow.engine.runs import merge_numbers
 from thincow.engine.upstream_state import row_after_write
 from thincow.errors import FlushError
 from thincow.store import devices_table, extents_table
 from thincow.store.connection import DatabaseError
-from thincow.store.upstream_writer import UpstreamWriter
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ class Flush:
         self._order = order
         self._map: BlockMap = tools.parts.block_map
         self._selector = FlushSelector(tools.reader, self._map)
-        self._writers: dict[int, UpstreamWriter] = {}
+        self._writers = UpstreamWriters(tools.disk, tools.parts.upstream)
+        self._cuts_waiting: list[str] = []
         self._batch_blocks = max(1, order.batch_bytes // tools.source.block_size)
         self._skipped = FreeRuns()
         self._changed = FreeRuns()
@@ -105,6 +107,7 @@ class Flush:
             reader = self._tools.reader
             self.total = self._count_dirty()
             self._sampled = set(devices_table.load_fingerprints(reader))
+            refuse_fixed_sizes(self._devices)
             yield from self._passes()
         except DatabaseError as error:
             raise FlushError(f"metadata.db cannot be read: {error}", errno.EIO) from error
@@ -114,8 +117,7 @@ class Flush:
         finally:
             hashes.learns_upstream = True
             self._map.watched = None
-            for writer in self._writers.values():
-                writer.close()
+            self._writers.close()
         if self._errors:
             raise FlushError(self._describe_errors(), errno.EIO)
 
@@ -127,13 +129,21 @@ class Flush:
             self._drops_hashes = True
             self._changed, self._map.watched = FreeRuns(), []
             copied = 0
+            resized = yield from grow_upstreams(self._tools, self._devices, self._writers)
             for device in self._devices:
                 copied += yield from self._sweep(device, copied_blocks)
-            yield Pause.COMMIT
+            yield from self._settle()
+            if not self._is_over():
+                cuts = yield from cut_upstreams(self._tools, self._devices, self._writers)
+                resized += cuts.done
+                self._cuts_waiting = cuts.waiting
+                self._saw_needed |= bool(cuts.waiting)
             left = self._count_dirty() - self._skipped.blocks
             progress = self.done - before
-            if left <= 0:
+            if left <= 0 and not any(device.row.needs_resize for device in self._devices):
                 return
+            if resized:
+                continue
             is_stuck = not progress and not copied
             if self._order.copies and not copied_blocks and progress * _FEW < left:
                 copied_blocks = self._batch_blocks
@@ -209,7 +219,7 @@ class Flush:
         try:
             while any(contents.is_being_read(*run) for run in runs):
                 yield Pause.WAIT
-            writer = self._writer(device)
+            writer = self._writers.open(device)
             unproved = [run for run in runs if parts.upstream.is_marked(*run)]
             parts.upstream.mark(runs, drop_hashes=self._drops_hashes)
             self._drops_hashes = False
@@ -238,7 +248,7 @@ class Flush:
                 self._map.assign(start, [(start, length)])
         runs = merge_numbers(written)
         row = row_after_write(device.row, work.mtime_ns)
-        device.row = row
+        device.update(row)
         addresses = written.tolist()
         prints = work.fingerprints(self._sampled.intersection(addresses))
         parts.upstream.written(runs, row, prints)
@@ -253,22 +263,6 @@ class Flush:
             offset = (address - device.first_block) * self._tools.source.block_size
             self._errors[address] = f"{device.name}: byte {offset}: {reason}"
             _log.error("flush: %s", self._errors[address])
-
-    def _writer(self, device: Device) -> UpstreamWriter:
-        writer = self._writers.get(device.id)
-        if writer is None:
-            assert device.upstream is not None
-            writer = self._writers[device.id] = UpstreamWriter(self._tools.disk, device.upstream)
-            if writer.mtime_ns() != device.row.mtime_ns and not self._is_marked(device):
-                raise FlushError(
-                    f"upstream device {device.name} was changed by somebody else since the store "
-                    "was opened: unmount, and see what changed it",
-                    errno.EIO,
-                )
-        return writer
-
-    def _is_marked(self, device: Device) -> bool:
-        return self._tools.parts.upstream.is_marked(device.first_block, device.blocks)
 
     def _blocks_left(self) -> int:
         limit = self._order.max_blocks
@@ -285,8 +279,8 @@ class Flush:
 
     def _stuck(self, left: int) -> FlushError:
         waiting = describe_waiting(self._tools.reader, self._devices, self._others)
-        if waiting is not None:
-            return FlushError(waiting, errno.EBUSY)
+        if waiting or self._cuts_waiting:
+            return FlushError("; ".join([*waiting, *self._cuts_waiting]), errno.EBUSY)
         return FlushError(
             f"{left} blocks wait for each other in cycles, and there is no space to copy even "
             "one of them: free some space and flush again",

@@ -3,10 +3,7 @@
 import errno
 from collections.abc import Callable, Sequence
 
-from thincow.engine.committer import Committer
-from thincow.engine.contents import Contents
 from thincow.engine.device import Device
-from thincow.engine.epoch import EpochParts
 from thincow.engine.flush import Flush, FlushOrder
 from thincow.engine.flush_plan import FlushPlan, plan_flush
 from thincow.engine.flush_source import Source
@@ -16,14 +13,6 @@ from thincow.errors import CommitError, FlushError, ReadOnlyError, StoreFailedEr
 from thincow.store import extents_table
 from thincow.store.disk import Disk
 from thincow.store.snapshot import Snapshot
-
-
-def flush_tools(
-    disk: Disk, store: OpenStore, committer: Committer, parts: EpochParts, contents: Contents
-) -> FlushTools:
-    """Collect what a flush needs of an open store."""
-    reader, source = store.database.reader, flush_source(disk, store)
-    return FlushTools(disk, reader, committer, parts, contents, source)
 
 
 def flush_source(disk: Disk, store: OpenStore) -> Source:
@@ -40,9 +29,10 @@ class FlushControl:
     """The flushes of one engine."""
 
     def __init__(self, tools: FlushTools | None, devices: Sequence[Device], source: Source) -> None:
-        """Flush these devices; without tools flushing is disabled, and can only be planned."""
+        """Flush devices that have an upstream; without tools that is disabled, but for planning."""
         self._tools = tools
-        self._devices = devices
+        self._devices = [device for device in devices if device.upstream is not None]
+        self._with_upstream = [device for device in devices if device.type != "none"]
         self._source = source
         self._running: Flush | None = None
         self._error: str | None = None
@@ -73,7 +63,14 @@ class FlushControl:
         committer = self._tools.committer
         if self._tools.parts.block_map.windows.dirty() or committer.is_running:
             return "ready"
-        return "clean" if extents_table.is_empty(self._tools.reader) else "ready"
+        is_clean = not any(map(self._is_dirty, self._with_upstream))
+        return "clean" if is_clean else "ready"
+
+    def _is_dirty(self, device: Device) -> bool:
+        assert self._tools is not None
+        return device.row.needs_resize or extents_table.has_any(
+            self._tools.reader, device.first_block, device.end_block
+        )
 
     def plan(self, snapshot: Snapshot) -> FlushPlan:
         """Return what a full flush would do; for any thread.

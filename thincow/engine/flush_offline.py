@@ -77,7 +77,7 @@ def _flush(
         error = str(failure)
     size = engine.block_size
     with engine.snapshot() as snapshot:
-        uses = {device.id: snapshot.map_use(device.id) for device in engine.devices}
+        uses = {device.id: snapshot.map_use(device.id, device.own_end) for device in engine.devices}
     return FlushOutcome(
         error,
         is_cancelled(),

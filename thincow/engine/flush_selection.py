@@ -64,12 +64,12 @@ class FlushSelector:
         while position is not None and found < max_blocks:
             begin = position
             rows = extents_table.load_from(
-                self._reader, begin, device.end_block, self._map.windows.window_blocks, _ROWS
+                self._reader, begin, device.flush_end, self._map.windows.window_blocks, _ROWS
             )
             position = None
             for start, length, reference in rows:
                 skip = max(0, begin - start)
-                taken = min(length - skip, device.end_block - start - skip, max_blocks - found)
+                taken = min(length - skip, device.flush_end - start - skip, max_blocks - found)
                 offsets = np.arange(skip, skip + taken, dtype=np.int64)
                 step = 0 if reference < 0 else 1
                 parts.append((start + offsets, reference + step * offsets))

@@ -61,4 +61,4 @@ class Source:
         except KeyError:
             raise OSError(errno.ENXIO, "the device is missing") from None
         offset = (reference - first) * size
-        return fd, offset, min(length * size, size_bytes - offset)
+        return fd, offset, max(0, min(length * size, size_bytes - offset))

@@ -7,7 +7,7 @@ from thincow.engine.committer import Committer
 from thincow.engine.contents import Contents
 from thincow.engine.epoch import EpochParts
 from thincow.engine.flush_source import Source
-from thincow.engine.flush_write import BatchWrite, PieceRead
+from thincow.engine.flush_write import BatchWrite, PieceRead, UpstreamResize
 from thincow.store.connection import Connection
 from thincow.store.disk import Disk
 
@@ -20,7 +20,7 @@ class Pause(Enum):
     BETWEEN = "no batch has begun: the process may be stopped here"
 
 
-Step = Pause | BatchWrite | PieceRead
+Step = Pause | BatchWrite | PieceRead | UpstreamResize
 
 
 @dataclass(slots=True)

@@ -36,8 +36,8 @@ def shown_by_devices(
 
 def describe_waiting(
     reader: Connection, devices: Iterable[Device], others: Iterable[Device]
-) -> str | None:
-    """Say which dirty blocks of devices cannot be flushed before others; None when all can."""
+) -> list[str]:
+    """Say which dirty blocks of devices cannot be flushed before others, a sentence each."""
     names = {device.id: device.name for device in others}
     sentences = []
     for device in devices:
@@ -50,7 +50,7 @@ def describe_waiting(
                     f"{blocks} blocks of {device.name} cannot be flushed alone, since "
                     f"{names[user]} still shows what is there: flush {names[user]} too"
                 )
-    return "; ".join(sentences) or None
+    return sentences
 
 
 def _columns(rows: Sequence[tuple[int, ...]], width: int) -> Int64Array:

@@ -148,6 +148,22 @@ class BatchWrite:
 
 
 @dataclass(slots=True)
+class UpstreamResize:
+    """Changes the size of an upstream file."""
+
+    writer: UpstreamWriter
+    size_bytes: int
+    error: OSError | None = None
+
+    def run(self) -> None:
+        """Resize and sync. What fails is left in `error`."""
+        try:
+            self.writer.resize(self.size_bytes)
+        except OSError as error:
+            self.error = error
+
+
+@dataclass(slots=True)
 class PieceRead:
     """Reads contents that stand in the way of a flush, to be copied to the COW store."""
 

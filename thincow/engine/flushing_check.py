@@ -36,7 +36,7 @@ def check_flushing(snapshot: Snapshot, bounds: Bounds, findings: Findings) -> No
     findings.count("flushing_ranges", 0)
     for chunk in snapshot.flushing():
         findings.count("flushing_ranges", len(chunk.first_block))
-        inside = bounds.on_device(chunk.first_block, chunk.length)
+        inside = bounds.on_upstream(chunk.first_block, chunk.length)
         findings.add_where(
             Code.FLUSHING_RANGE,
             ~inside,
@@ -49,7 +49,7 @@ def check_flushing(snapshot: Snapshot, bounds: Bounds, findings: Findings) -> No
             describer(rows, bounds.place, "begins inside a range before it"),
         )
         marks.add(*rows)
-    first, end = find_shown(marks, lambda: _sane_extents(snapshot, bounds)).viewers.merged()
+    first, end = find_shown(marks, bounds, lambda: _sane_extents(snapshot, bounds)).viewers.merged()
     findings.add_where(
         Code.FLUSHING_SHOWN,
         np.ones(len(first), np.bool_),
@@ -61,11 +61,14 @@ def check_flushing(snapshot: Snapshot, bounds: Bounds, findings: Findings) -> No
     )
 
 
-def find_shown(marks: Ranges, extents: Callable[[], Iterable[ExtentColumns]]) -> Shown:
+def find_shown(
+    marks: Ranges, bounds: Bounds, extents: Callable[[], Iterable[ExtentColumns]]
+) -> Shown:
     """Find marked blocks that are shown.
 
     Args:
         marks: upstream blocks.
+        bounds: what addresses may be.
         extents: gives the map from its beginning, twice at most; all of it in range.
     """
     shown = Shown(Ranges(), Ranges())
@@ -74,6 +77,8 @@ def find_shown(marks: Ranges, extents: Callable[[], Iterable[ExtentColumns]]) ->
         return shown
     marked, covered, referred = StepFunction(), StepFunction(), StepFunction()
     marked.add(first, end - first, np.ones_like(first))
+    hidden, length = bounds.hidden()
+    covered.add(hidden, length, np.full_like(length, _SOME))
     for rows in extents():
         covered.add(rows.first_block, rows.length, np.full_like(rows.length, _SOME))
         upstream = rows.kind == Kind.UPSTREAM
@@ -94,7 +99,7 @@ def _sane_extents(snapshot: Snapshot, bounds: Bounds) -> Iterable[ExtentColumns]
     """Go through the extents that the check of the map has nothing against."""
     for chunk in snapshot.extents():
         sane = bounds.on_device(chunk.first_block, chunk.length)
-        sane &= (chunk.kind != Kind.UPSTREAM) | bounds.on_device(chunk.target, chunk.length)
+        sane &= (chunk.kind != Kind.UPSTREAM) | bounds.on_upstream(chunk.target, chunk.length)
         yield ExtentColumns(*(column[sane] for column in chunk))
 
 

@@ -19,7 +19,7 @@ from thincow.engine.options import CHECKSUM_WIDTHS
 from thincow.store.columns import SQLValue
 from thincow.store.connection import APPLICATION_ID
 from thincow.store.database import expected_schema
-from thincow.store.devices_table import DeviceRow
+from thincow.store.devices_table import TYPES, DeviceRow, has_sane_values, is_device_name
 from thincow.store.label import LABEL_NAME, Label
 from thincow.store.snapshot import Snapshot
 from thincow.store.sql_files import schema_version
@@ -49,6 +49,8 @@ def check_version(snapshot: Snapshot, findings: Findings) -> bool:
     version = snapshot.user_version()
     if version != schema_version():
         found = f"has schema version {version}, this program knows {schema_version()}"
+        if 0 < version < schema_version():
+            found += ": mount it once for writing to bring it up to date"
         findings.add(Code.DATABASE_VERSION, "metadata.db", found)
         return False
     return True
@@ -163,10 +165,13 @@ def device_problem(row: DeviceRow, block_size: int) -> str | None:
     """Return what is wrong with a device in words; None when all is well."""
     if not 1 <= row.id <= MAX_DEVICE_ID:
         return "id is out of range"
-    if row.name in ("", ".", "..") or "/" in row.name or not row.name.isprintable():
+    if not is_device_name(row.name):
         return f"name {row.name!r} cannot be a file's"
-    if row.type not in ("file", "block"):
+    if row.type not in TYPES:
         return f"unknown type {row.type!r}"
-    if not 0 <= row.size_bytes <= MAX_DEVICE_BLOCKS * block_size:
-        return f"size of {row.size_bytes} bytes is out of range"
+    for size_bytes in (row.size_bytes, row.seen_bytes, row.flush_bytes or 0):
+        if not 0 <= size_bytes <= MAX_DEVICE_BLOCKS * block_size:
+            return f"size of {size_bytes} bytes is out of range"
+    if not has_sane_values(row):
+        return "a value is out of range"
     return None

@@ -88,14 +88,14 @@ def check_fingerprints(snapshot: Snapshot, bounds: Bounds, findings: Findings) -
         findings.count("fingerprints", len(rows.block))
         findings.add_where(
             Code.FINGERPRINT_RANGE,
-            ~bounds.on_device(rows.block, np.ones_like(rows.block)),
+            ~bounds.on_upstream(rows.block, np.ones_like(rows.block)),
             describer(rows, bounds.place, "does not lie on a known device"),
         )
 
 
 def _is_target(rows: HashColumns, bounds: Bounds) -> BoolColumn:
     one: IntColumn = np.ones_like(rows.target)
-    upstream = (rows.kind == Kind.UPSTREAM) & bounds.on_device(rows.target, one)
+    upstream = (rows.kind == Kind.UPSTREAM) & bounds.on_upstream(rows.target, one)
     cow = (rows.kind == Kind.COW) & (rows.target >= 0) & (rows.target < MAX_COW_BLOCKS)
     zero = (rows.kind == Kind.ZERO) & (rows.target == 0)
     good: BoolColumn = upstream | cow | zero

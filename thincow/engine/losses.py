@@ -44,7 +44,7 @@ def list_losses(
         if device is None:
             continue
         offset = (start & (MAX_DEVICE_BLOCKS - 1)) * block_size
-        length = min((stop - start) * block_size, device.size_bytes - offset)
+        length = min((stop - start) * block_size, device.seen_bytes - offset)
         if length > 0:
             losses.append(Loss(device.name, offset, length, reason))
     return losses
@@ -52,4 +52,4 @@ def list_losses(
 
 def whole_devices(devices: list[DeviceRow], reason: LossReason) -> list[Loss]:
     """Return all of every device."""
-    return [Loss(device.name, 0, device.size_bytes, reason) for device in devices]
+    return [Loss(device.name, 0, device.seen_bytes, reason) for device in devices]

@@ -5,12 +5,13 @@ tables against each other. Works on whole columns; a row that fails one check is
 later ones that it could only confuse.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from thincow.block_types import DEVICE_SHIFT, MAX_DEVICE_BLOCKS, Kind
+from thincow.block_types import DEVICE_SHIFT, MAX_DEVICE_BLOCKS, ZERO, Kind
 from thincow.engine.count_check import StepFunction, compare
 from thincow.engine.findings import Code, Findings, describer
 from thincow.store.columns import CowColumns, ExtentColumns, IntColumn
@@ -45,9 +46,11 @@ class Bounds:
         self.cowdata_bytes = cowdata_bytes
         self._names = {device.id: device.name for device in devices}
         # Device 0 has no blocks; it keeps the arrays from being empty.
-        blocks = {0: 0} | {d.id: -(-d.size_bytes // block_size) for d in devices}
-        self._ids = np.array(sorted(blocks), np.int64)
-        self._blocks = np.array([blocks[i] for i in sorted(blocks)], np.int64)
+        rows = sorted(devices, key=lambda row: row.id)
+        self._ids = _column(row.id for row in rows)
+        self._seen = _column(row.seen_blocks(block_size) for row in rows)
+        self._upstream = _column(row.upstream_blocks(block_size) for row in rows)
+        self._own = _column(row.own_blocks(block_size) for row in rows)
 
     @property
     def cow_end(self) -> int:
@@ -57,15 +60,38 @@ class Bounds:
         return self.cowdata_bytes // self.block_size
 
     def on_device(self, first: IntColumn, length: IntColumn) -> BoolColumn:
-        """Tell which runs of block addresses lie inside a known device."""
+        """Tell which runs of block addresses lie inside a known device as it is shown."""
         inside: BoolColumn = (length > 0) & (length <= self.room_on_device(first))
         return inside
 
+    def on_upstream(self, first: IntColumn, length: IntColumn) -> BoolColumn:
+        """Tell which runs of block addresses lie inside what is upstream."""
+        inside: BoolColumn = (length > 0) & (length <= self.room_upstream(first))
+        return inside
+
     def room_on_device(self, first: IntColumn) -> IntColumn:
-        """Return how many blocks there are from each address to the end of its device."""
+        """Return how many blocks there are from each address to the end that is shown."""
+        return self._room(first, self._seen)
+
+    def room_upstream(self, first: IntColumn) -> IntColumn:
+        """Return how many blocks there are from each address to the end of upstream."""
+        return self._room(first, self._upstream)
+
+    def hidden(self) -> tuple[IntColumn, IntColumn]:
+        """Return runs of upstream blocks that the blocks in their place do not show."""
+        length = self._upstream - self._own
+        return ((self._ids << DEVICE_SHIFT) + self._own)[length > 0], length[length > 0]
+
+    def contents_of(self, first_block: int, references: IntColumn) -> IntColumn:
+        """Return references of blocks from an address on with ZERO where nothing is shown."""
+        own = np.arange(first_block, first_block + len(references))
+        hidden = (references == own) & (self._room(own, self._own) == 0)
+        return np.where(hidden, ZERO, references)
+
+    def _room(self, first: IntColumn, blocks: IntColumn) -> IntColumn:
         ids = first >> DEVICE_SHIFT
         place = np.clip(np.searchsorted(self._ids, ids), 0, len(self._ids) - 1)
-        room = self._blocks[place] - (first & (MAX_DEVICE_BLOCKS - 1))
+        room = blocks[place] - (first & (MAX_DEVICE_BLOCKS - 1))
         return np.where((self._ids[place] == ids) & (room > 0), room, 0)
 
     def in_cowdata(self, first: IntColumn, length: IntColumn) -> BoolColumn:
@@ -85,6 +111,10 @@ class Bounds:
         if name is None:
             return f"block address {address}"
         return f"device {name}, byte {(address & (MAX_DEVICE_BLOCKS - 1)) * self.block_size}"
+
+
+def _column(values: Iterable[int]) -> IntColumn:
+    return np.array([0, *values], np.int64)
 
 
 class OverlapCheck:
@@ -186,7 +216,7 @@ def _check_targets(rows: ExtentColumns, bounds: Bounds, findings: Findings) -> N
         ~(upstream | cow | zero),
         describer(rows, bounds.place, "unknown kind {kind}"),
     )
-    wrong = upstream & ~bounds.on_device(target, length)
+    wrong = upstream & ~bounds.on_upstream(target, length)
     wrong |= cow & ~bounds.in_cowdata(target, length)
     wrong |= zero & (target != 0)
     findings.add_where(

@@ -69,6 +69,29 @@ class RunStream:
         return taken
 
 
+def fill_with_zeros(
+    chunks: Iterable[ExtentColumns], low: int, high: int
+) -> Iterator[ExtentColumns]:
+    """Add extents of zeros for the blocks from `low` to before `high` that have none."""
+    position = low
+    for chunk in chunks:
+        ends = chunk.first_block + chunk.length
+        begin = np.maximum(np.concatenate(([position], ends[:-1])), low)
+        room = np.minimum(chunk.first_block, high) - begin
+        some = room > 0
+        zeros = _zeros(begin[some], room[some])
+        columns = [np.concatenate(pair) for pair in zip(chunk, zeros, strict=True)]
+        order = np.argsort(columns[0])
+        yield ExtentColumns(*(column[order] for column in columns))
+        position = max(position, int(ends[-1]))
+    if position < high:
+        yield _zeros(np.array([position]), np.array([high - position]))
+
+
+def _zeros(first: IntColumn, length: IntColumn) -> ExtentColumns:
+    return ExtentColumns(first, length, np.full_like(first, Kind.ZERO), np.zeros_like(first))
+
+
 def walk(before: RunStream | None, after: RunStream) -> Iterator[Segments]:
     """Yield all blocks that either map has an extent for, in ascending order."""
     streams = [after] if before is None else [before, after]

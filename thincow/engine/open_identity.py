@@ -5,10 +5,10 @@ device is synced before anything of it is looked at.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from thincow.block_types import device_of
+from thincow.block_types import device_of, first_address
 from thincow.engine.free_runs import Run
 from thincow.engine.options import StoreOptions
 from thincow.engine.upstream_check import UpstreamVerdict, check_upstreams
@@ -35,8 +35,12 @@ def examine_identity(
         UpstreamChangedError: when a device is not the one that the store was made with.
     """
     marks = flushing_table.load(database.reader)
+    recorded = devices_table.load(database.reader)
+    own_ends = {
+        row.id: first_address(row.id) + row.own_blocks(facts.block_size) for row in recorded
+    }
     known, prints = as_far_as_known(
-        devices_table.load(database.reader), devices_table.load_fingerprints(database.reader), marks
+        recorded, devices_table.load_fingerprints(database.reader), marks
     )
     _sync_marked(disk, upstreams, known, marks)
     verdict = check_upstreams(
@@ -45,8 +49,11 @@ def examine_identity(
         upstreams,
         facts.block_size,
         disk,
-        lambda address: extents_table.is_referenced(database.reader, address, facts.window_blocks),
+        lambda address: extents_table.is_referenced(
+            database.reader, address, facts.window_blocks, own_ends[device_of(address)]
+        ),
         options.force,
+        options.extra_devices,
     )
     return marks, verdict
 
@@ -55,7 +62,7 @@ def as_far_as_known(
     devices: Sequence[DeviceRow], prints: Mapping[int, int], marks: Sequence[Run]
 ) -> tuple[list[DeviceRow], dict[int, int]]:
     """Return recorded devices and fingerprints without what a cut flush made unknown."""
-    marked = {device_of(first) for first, _ in marks}
+    marked = _being_flushed(devices, marks)
     rows = [replace(row, mtime_ns=None) if row.id in marked else row for row in devices]
     known = {
         block: value
@@ -69,7 +76,7 @@ def _sync_marked(
     disk: Disk, upstreams: Sequence[Upstream], rows: list[DeviceRow], marks: list[tuple[int, int]]
 ) -> None:
     """Sync devices that a flush was cut in, before anything is compared with them."""
-    marked = {device_of(first) for first, _ in marks}
+    marked = _being_flushed(rows, marks)
     names = {row.name for row in rows if row.id in marked}
     for upstream in upstreams:
         if upstream.file.name in names:
@@ -77,3 +84,10 @@ def _sync_marked(
                 disk.sync(upstream.fd)
             except OSError as error:
                 _log.warning("%s cannot be synced: %s", upstream.file.name, error.strerror)
+
+
+def _being_flushed(rows: Iterable[DeviceRow], marks: Iterable[Run]) -> set[int]:
+    """Return the ids of devices that a flush was cut in, writing or changing the size."""
+    return {device_of(first) for first, _ in marks} | {
+        row.id for row in rows if row.flush_bytes is not None
+    }

@@ -49,8 +49,10 @@ from thincow.store.space_reserve import SpaceReserve
 from thincow.store.upstream import (
     Upstream,
     UpstreamFile,
+    examine_file,
     refuse_store_among_upstreams,
     require_addressable,
+    require_possible_extra,
     scan,
 )
 
@@ -120,6 +122,9 @@ def open_store(options: StoreOptions, disk: Disk) -> OpenStore:
             _require_sound(disk, paths)
         if not exists and options.read_only:
             raise ConfigurationError(f"there is no store in {paths.data_dir} to mount read-only")
+        if not (exists or files or options.extra_devices):
+            raise ConfigurationError("an upstream directory is needed: give --upstream")
+        require_possible_extra(options.extra_devices, files, options.block_size or 4096)
         if not exists:
             require_addressable(files, options.block_size or 4096)
             make_directories(disk, paths, present, locks)
@@ -137,8 +142,10 @@ def open_store(options: StoreOptions, disk: Disk) -> OpenStore:
 
 
 def _examine_upstream(options: StoreOptions) -> list[UpstreamFile]:
+    if options.upstream_file is not None:
+        return [examine_file(options.upstream_file)]
     if options.upstream_dir is None:
-        raise ConfigurationError("an upstream directory is needed: give --upstream")
+        return []
     files = scan(options.upstream_dir)
     refuse_overlaps((file.name, file.resolved_path) for file in files)
     return files
@@ -147,7 +154,6 @@ def _examine_upstream(options: StoreOptions) -> list[UpstreamFile]:
 def _require_usable_directories(
     paths: StorePaths, options: StoreOptions, files: list[UpstreamFile]
 ) -> None:
-    assert options.upstream_dir is not None
     for directory in paths.directories:
         if directory.exists() and not directory.is_dir():
             raise ConfigurationError(f"{directory} is not a directory")
@@ -195,6 +201,7 @@ def _assemble(
     if not options.read_only and paths.database is not None:
         database.use_log()
         migrate(database.writer, where)
+    validation.require_current(database.reader, where)
     facts = validation.validate(database.reader, where)
     was_closed = facts.clean
     if not was_closed:

@@ -1,5 +1,6 @@
 """What a user may choose when a store is opened."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +37,9 @@ class StoreOptions:
 
     `block_size`, `checksum_bits`: None takes the store's own (4096 and 0 for a new one).
     `metadata_dir`: None keeps the metadata in memory.
-    `upstream_dir`: None opens the store without upstream (check only).
+    `upstream_dir`: None for a store whose devices all are without upstream.
+    `upstream_file`: the only device, in place of a directory.
+    `extra_devices`: devices without upstream to make when they are not there: name -> bytes.
     """
 
     data_dir: Path
@@ -53,7 +56,14 @@ class StoreOptions:
     force: bool = False
     check: bool = False
     temp_dir: Path | None = None
+    upstream_file: Path | None = None
+    extra_devices: Mapping[str, int] = field(default_factory=dict)
     tuning: Tuning = field(default_factory=Tuning)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether metadata are where they would be, so that the store knows its devices."""
+        return self.metadata_dir is not None and (self.metadata_dir / "metadata.db").exists()
 
 
 def hash_capacity(options: StoreOptions) -> int:

@@ -98,9 +98,9 @@ def _add_flushing(new: Rebuild, source: Snapshot, bounds: Bounds) -> Ranges:
     """
     marks = Ranges()
     for rows in source.flushing():
-        room = bounds.room_on_device(rows.first_block)
+        room = bounds.room_upstream(rows.first_block)
         marks.add(rows.first_block, np.clip(rows.length, 0, room))
-    shown = find_shown(marks, lambda: map(MapRepair(bounds).extents, source.extents()))
+    shown = find_shown(marks, bounds, lambda: map(MapRepair(bounds).extents, source.extents()))
     first, end = marks.merged()
     kept = StepFunction()
     kept.add(first, end - first, np.ones_like(first))

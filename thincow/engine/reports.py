@@ -70,9 +70,10 @@ def stats_full_text(source: Source, snapshot: Snapshot) -> str:
     """Return the complete statistics; `snapshot` shows the block map of one commit."""
     block_size = source.block_size
     cow = snapshot.cow_use()
-    uses = [snapshot.map_use(device.id) for device in source.devices]
+    uses = [snapshot.map_use(device.id, device.own_end) for device in source.devices]
     total = MapUse(
         sum(use.extents for use in uses),
+        sum(use.original for use in uses),
         sum(use.remapped for use in uses),
         sum(use.cow for use in uses),
         sum(use.zero for use in uses),
@@ -139,8 +140,12 @@ def _device(device: Device) -> Lines:
 
 
 def _map_use(prefix: str, blocks: int, use: MapUse) -> Lines:
-    original = blocks - use.remapped - use.zero - use.cow
-    figures = {"original": original, "remapped": use.remapped, "zero": use.zero, "COW": use.cow}
+    figures = {
+        "original": use.original,
+        "remapped": use.remapped,
+        "zero": blocks - use.original - use.remapped - use.cow,
+        "COW": use.cow,
+    }
     lines: Lines = []
     for name, number in figures.items():
         lines += _with_percent(f"{prefix} {name}", number, blocks)

@@ -72,7 +72,7 @@ class MapRepair:
         length = np.clip(rows.length, 0, bounds.room_on_device(first))
         room = np.zeros_like(length)
         upstream, cow, zero = (kind == k for k in (Kind.UPSTREAM, Kind.COW, Kind.ZERO))
-        room[upstream] = bounds.room_on_device(target[upstream])
+        room[upstream] = bounds.room_upstream(target[upstream])
         room[cow] = np.where(target[cow] >= 0, bounds.cow_end - target[cow], 0)
         room[zero & (target == 0)] = np.iinfo(np.int64).max
         kept = np.clip(room, 0, length)
@@ -132,7 +132,7 @@ class MapRepair:
 def repair_hashes(rows: HashColumns, bounds: Bounds, wrong: IntColumn) -> HashColumns:
     """Return the entries that can be right, without those whose hash is one of `wrong`."""
     one = np.ones_like(rows.target)
-    good = (rows.kind == Kind.UPSTREAM) & bounds.on_device(rows.target, one)
+    good = (rows.kind == Kind.UPSTREAM) & bounds.on_upstream(rows.target, one)
     good |= (rows.kind == Kind.COW) & bounds.in_cowdata(rows.target, one)
     good |= (rows.kind == Kind.ZERO) & (rows.target == 0)
     good &= ~np.isin(rows.hash, wrong)
@@ -141,7 +141,7 @@ def repair_hashes(rows: HashColumns, bounds: Bounds, wrong: IntColumn) -> HashCo
 
 def repair_fingerprints(rows: FingerprintColumns, bounds: Bounds) -> FingerprintColumns:
     """Return the fingerprints of blocks of known devices."""
-    good = bounds.on_device(rows.block, np.ones_like(rows.block))
+    good = bounds.on_upstream(rows.block, np.ones_like(rows.block))
     return FingerprintColumns(*(column[good] for column in rows))
 
 

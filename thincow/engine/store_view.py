@@ -25,7 +25,7 @@ from thincow.store.disk import Disk
 from thincow.store.label import read_label
 from thincow.store.locks import lock_directories
 from thincow.store.snapshot import Snapshot
-from thincow.store.upstream import Upstream, scan
+from thincow.store.upstream import Upstream, scan_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def open_source(disk: Disk, view: StoreView, header: Header) -> Iterator[Source]
     with ExitStack() as stack:
         upstreams = {}
         ids = {device.name: device.id for device in header.devices}
-        for file in scan(view.upstream_dir, disk) if view.upstream_dir is not None else ():
+        for file in scan_place(view.upstream_dir, disk) if view.upstream_dir is not None else ():
             if file.name in ids:
                 upstream = Upstream(disk, file)
                 stack.callback(upstream.close)

@@ -29,9 +29,15 @@ def open_windows(
         checksums_table.load_window(reader, first_block, values)
         return values
 
+    def last_extent(first_block: int, end_block: int) -> int | None:
+        return extents_table.last_before(reader, first_block, end_block)
+
+    def last_chunk(first_block: int, end_block: int) -> int | None:
+        return checksums_table.last_before(reader, first_block, end_block)
+
     capacity = tuning.cached_windows
     return (
-        WindowCache(load_references, window_blocks, capacity),
+        WindowCache(load_references, window_blocks, capacity, last_extent),
         WindowCache(load_counts, window_blocks, capacity),
-        WindowCache(load_checksums, window_blocks, capacity),
+        WindowCache(load_checksums, window_blocks, capacity, last_chunk),
     )

@@ -18,7 +18,7 @@ from thincow.store.columns import IntColumn
 from thincow.store.cow_file import COW_NAME
 from thincow.store.devices_table import DeviceRow
 from thincow.store.disk import Disk
-from thincow.store.upstream import Upstream, scan
+from thincow.store.upstream import Upstream, scan_place
 
 BoolColumn = NDArray[np.bool_]
 READ_BYTES: Final = 8 << 20
@@ -110,7 +110,7 @@ def open_blocks(
     with ExitStack() as stack:
         upstreams = {}
         ids = {device.name: device.id for device in devices}
-        for file in scan(upstream_dir, disk) if upstream_dir is not None else ():
+        for file in scan_place(upstream_dir, disk) if upstream_dir is not None else ():
             if file.name in ids:
                 upstream = Upstream(disk, file)
                 stack.callback(upstream.close)

@@ -12,6 +12,7 @@ failing disks is part of the job.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from types import MappingProxyType
 
 from thincow.block_types import MAX_DEVICE_ID, device_of, first_address
 from thincow.engine.fingerprints import read_fingerprints, sample_blocks
@@ -74,6 +75,7 @@ def check_upstreams(
     disk: Disk,
     is_referenced: Callable[[int], bool],
     force: bool,
+    extra: Mapping[str, int] = MappingProxyType({}),
 ) -> UpstreamVerdict:
     """Compare the upstream devices with the ones that a store knows.
 
@@ -86,18 +88,19 @@ def check_upstreams(
         is_referenced: whether a durable extent, identity included, refers to a block address;
             asked only for samples that differ.
         force: go on although something changed.
+        extra: devices without upstream to make if they are not there, with their sizes in bytes.
 
     Raises:
         UpstreamChangedError: in one line what changed and what to do; never with `force`.
         ConfigurationError: when the store has had too many devices.
     """
-    matches = match_devices(rows, [upstream.file for upstream in upstreams])
+    matches = match_devices(rows, [upstream.file for upstream in upstreams], extra)
     if not force:
         refuse_changes(matches)
     by_name = {upstream.file.name: upstream for upstream in upstreams}
     current: dict[int, int] = {}
     for match in matches:
-        if match.state != DeviceState.MISSING:
+        if match.state != DeviceState.MISSING and match.row.name in by_name:
             addresses = _addresses_to_read(match, recorded, block_size)
             upstream = by_name[match.row.name]
             current |= read_fingerprints(disk, upstream, addresses, block_size)
@@ -107,31 +110,42 @@ def check_upstreams(
     return UpstreamVerdict(tuple(devices), tuple(_describe(m) for m in matches if m.differences))
 
 
-def match_devices(rows: Sequence[DeviceRow], files: Sequence[UpstreamFile]) -> list[Match]:
+def match_devices(
+    rows: Sequence[DeviceRow],
+    files: Sequence[UpstreamFile],
+    extra: Mapping[str, int] = MappingProxyType({}),
+) -> list[Match]:
     """Pair the devices of a store with what was found, by name; new ones get the next free ids.
 
-    Ids are never used again, so that addresses in the store keep their meaning.
+    Ids are never used again, so that addresses in the store keep their meaning. `extra` as in
+    `check_upstreams`.
 
     Raises:
-        ConfigurationError: when no id is left.
+        ConfigurationError: when no id is left, or an extra device has the name of another one.
     """
     by_name = {file.name: file for file in files}
     known = {row.name for row in rows}
     matches = []
     for row in sorted(rows, key=lambda row: row.id):
         file = by_name.get(row.name)
-        if file is None:
+        if row.type != "none" and row.name in extra:
+            raise ConfigurationError(f"{row.name} is an upstream device: give --size another name")
+        if file is None and row.type == "none":
+            matches.append(Match(row, DeviceState.SAME))
+        elif file is None:
             matches.append(Match(row, DeviceState.MISSING, ("is missing",)))
         else:
             differences = _compare(row, file)
             state = DeviceState.CHANGED if differences else DeviceState.SAME
-            matches.append(Match(_row_of(row.id, file), state, differences))
+            matches.append(Match(_seen_again(row, file), state, differences))
     next_id = max((row.id for row in rows), default=0) + 1
-    for file in files:
-        if file.name not in known:
+    new = [_row_of(0, file) for file in files]
+    new += [DeviceRow(0, name, 0, "none", None, None, size) for name, size in extra.items()]
+    for row in new:
+        if row.name not in known:
             if next_id > MAX_DEVICE_ID:
-                raise ConfigurationError(f"no room for another device: {file.name}")
-            matches.append(Match(_row_of(next_id, file), DeviceState.NEW))
+                raise ConfigurationError(f"no room for another device: {row.name}")
+            matches.append(Match(replace(row, id=next_id), DeviceState.NEW))
             next_id += 1
     return matches
 
@@ -174,9 +188,12 @@ def judge(
             now = before
         elif outcome.state == DeviceState.SAME:
             # Unreferenced blocks that differ are recorded anew: they may be referred to again.
-            now = before | now
-        is_recorded = outcome.state in (DeviceState.SAME, DeviceState.MISSING) and now == before
-        devices.append(CheckedDevice(outcome.row, outcome.state, now, is_recorded))
+            end = first_address(outcome.row.id) + outcome.row.upstream_blocks(block_size)
+            now = {block: value for block, value in (before | now).items() if block < end}
+        is_kept = outcome.state in (DeviceState.SAME, DeviceState.MISSING)
+        is_recorded = is_kept and now == before
+        row = outcome.row.normal(block_size)
+        devices.append(CheckedDevice(row, outcome.state, now, is_recorded))
     return judged, devices
 
 
@@ -207,15 +224,19 @@ def _by_device(fingerprints: Mapping[int, int]) -> dict[int, dict[int, int]]:
 
 
 def _samples_of(row: DeviceRow, block_size: int) -> list[int]:
-    return sample_blocks(first_address(row.id), -(-row.size_bytes // block_size))
+    return sample_blocks(first_address(row.id), row.upstream_blocks(block_size))
 
 
 def _compare(row: DeviceRow, file: UpstreamFile) -> tuple[str, ...]:
     if row.type != file.type:
-        words = {"file": "a regular file", "block": "a block device"}
+        words = {
+            "file": "a regular file",
+            "block": "a block device",
+            "none": "a device without upstream",
+        }
         return (f"was {words[row.type]} and is {words[file.type]}",)
     differences = []
-    if row.size_bytes != file.size_bytes:
+    if file.size_bytes not in (row.size_bytes, row.flush_bytes):
         differences.append(f"had {row.size_bytes} bytes and has {file.size_bytes}")
     if row.inode != file.inode:
         differences.append(f"is another file (inode {file.inode}, was {row.inode})")
@@ -230,6 +251,21 @@ def _row_of(device: int, file: UpstreamFile) -> DeviceRow:
     return DeviceRow(
         id=device,
         name=file.name,
+        size_bytes=file.size_bytes,
+        type=file.type,
+        inode=file.inode,
+        mtime_ns=file.mtime_ns,
+    )
+
+
+def _seen_again(row: DeviceRow, file: UpstreamFile) -> DeviceRow:
+    """Return the row of a device with what was found of its upstream."""
+    if row.type == "none":
+        row = replace(row, virtual_bytes=row.seen_bytes, shown_blocks=0)
+    elif row.flush_bytes is not None:
+        row = replace(row, virtual_bytes=row.seen_bytes)
+    return replace(
+        row,
         size_bytes=file.size_bytes,
         type=file.type,
         inode=file.inode,

@@ -3,6 +3,7 @@
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from thincow.block_types import device_of, first_address
 from thincow.engine.findings import Code, Findings
 from thincow.engine.header_check import Header
 from thincow.engine.open_identity import as_far_as_known
@@ -10,7 +11,7 @@ from thincow.engine.upstream_check import DeviceState, check_upstreams
 from thincow.errors import ConfigurationError, CorruptStoreError, UpstreamChangedError
 from thincow.store.disk import Disk
 from thincow.store.snapshot import Snapshot
-from thincow.store.upstream import Upstream, scan
+from thincow.store.upstream import Upstream, scan_place
 
 
 def check_recorded_upstream(
@@ -27,19 +28,25 @@ def check_recorded_upstream(
     disk = Disk()
     try:
         with ExitStack() as stack:
-            files = scan(directory, disk)
+            files = scan_place(directory, disk)
             upstreams = [stack.enter_context(closing(Upstream(disk, file))) for file in files]
             marks = [
                 (first, length)
                 for chunk in snapshot.flushing()
                 for first, length in zip(*(column.tolist() for column in chunk), strict=True)
             ]
+            own_ends = {
+                row.id: first_address(row.id) + row.own_blocks(header.block_size)
+                for row in header.devices
+            }
             verdict = check_upstreams(
                 *as_far_as_known(header.devices, snapshot.fingerprints_by_block(), marks),
                 upstreams,
                 header.block_size,
                 disk,
-                lambda address: snapshot.is_referenced(address, header.window_blocks),
+                lambda address: snapshot.is_referenced(
+                    address, header.window_blocks, own_ends[device_of(address)]
+                ),
                 force=True,
             )
     except (ConfigurationError, CorruptStoreError, OSError) as error:

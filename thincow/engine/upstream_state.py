@@ -22,6 +22,7 @@ class FrozenUpstream:
     rows: dict[int, DeviceRow]
     fingerprints: dict[int, int]
     drops_hashes: bool
+    forgotten: list[tuple[int, int]]
 
 
 class UpstreamState:
@@ -37,6 +38,7 @@ class UpstreamState:
         self._rows: dict[int, DeviceRow] = {}
         self._fingerprints: dict[int, int] = {}
         self._drops_hashes = False
+        self._forgotten: list[tuple[int, int]] = []
 
     @property
     def is_dirty(self) -> bool:
@@ -78,6 +80,14 @@ class UpstreamState:
         self._rows[row.id] = row
         self._fingerprints |= fingerprints
 
+    def forget(self, first_block: int, end_block: int) -> None:
+        """Let the store forget hash entries and fingerprints of a range of upstream."""
+        self._forgotten.append((first_block, end_block))
+
+    def update_row(self, row: DeviceRow) -> None:
+        """Note what a device is like now."""
+        self._rows[row.id] = row
+
     def freeze(self) -> FrozenUpstream:
         """End the epoch and return its changes."""
         frozen = FrozenUpstream(
@@ -85,8 +95,10 @@ class UpstreamState:
             self._rows,
             self._fingerprints,
             self._drops_hashes,
+            self._forgotten,
         )
         self._marks_changed = self._drops_hashes = False
+        self._forgotten = []
         self._rows, self._fingerprints = {}, {}
         return frozen
 
@@ -94,6 +106,7 @@ class UpstreamState:
         """Take back an epoch whose commit failed."""
         self._marks_changed |= frozen.marks is not None
         self._drops_hashes |= frozen.drops_hashes
+        self._forgotten = frozen.forgotten + self._forgotten
         self._rows = frozen.rows | self._rows
         self._fingerprints = frozen.fingerprints | self._fingerprints
 

@@ -11,7 +11,7 @@ Invariants:
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -19,6 +19,9 @@ from thincow.engine.runs import Int64Array
 
 LoadWindow = Callable[[int, int], Int64Array]
 """First block and length of a window -> its durable values."""
+
+LastRow = Callable[[int, int], int | None]
+"""Range of blocks -> where the last row that begins in it does."""
 
 
 class Window:
@@ -51,15 +54,23 @@ class FrozenWindow:
 class WindowCache:
     """Windows by number; a window's number is its first block divided by its size."""
 
-    def __init__(self, load: LoadWindow, window_blocks: int, capacity: int) -> None:
+    def __init__(
+        self,
+        load: LoadWindow,
+        window_blocks: int,
+        capacity: int,
+        last_row: LastRow = lambda _first, _end: None,
+    ) -> None:
         """Make an empty cache.
 
         Args:
             load: gives a window's durable values.
             window_blocks: size of a window, a power of two.
             capacity: how many windows without changes are kept.
+            last_row: finds rows, for `used`.
         """
         self._load = load
+        self._last_row = last_row
         self._capacity = capacity
         self._windows: OrderedDict[int, Window] = OrderedDict()
         self._dirty: dict[int, Window] = {}
@@ -95,6 +106,28 @@ class WindowCache:
         """Load the windows of a range of blocks, so that using them cannot fail until `trim`."""
         for number in range(first >> self.shift, ((first + length - 1) >> self.shift) + 1):
             self.get(number)
+
+    def used(self, first: int, end: int) -> Iterator[int]:
+        """Go down through the windows of a range of blocks that may hold anything but defaults."""
+        low = first >> self.shift
+        changed = sorted(
+            number
+            for number, window in self._windows.items()
+            if (window.base is not None or window.frozen)
+            and low <= number
+            and number << self.shift < end
+        )
+        while low << self.shift < end:
+            row = self._last_row(low << self.shift, end)
+            number = -1 if row is None else row >> self.shift
+            while changed and changed[-1] >= number:
+                last = changed.pop()
+                if last > number:
+                    yield last
+            if row is None:
+                return
+            yield number
+            end = number << self.shift
 
     def change(self, window: Window, low: int, high: int) -> None:
         """Announce that positions [low, high) of a window are about to change."""

@@ -9,7 +9,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 import pyfuse3
@@ -151,6 +151,50 @@ class DeviceFiles:
         finally:
             fetch.release()
 
+    async def resize(self, node: Node, size_bytes: int) -> None:
+        """Give a file another size, held back while too much is uncommitted.
+
+        Raises:
+            pyfuse3.FUSEError: EPERM for a file that is no device.
+            RequestError: as the engine does.
+        """
+        device = node.device
+        if device is None:
+            raise pyfuse3.FUSEError(errno.EPERM)
+        if size_bytes == device.size_bytes:
+            return
+        while await self._resize(device, size_bytes) != size_bytes:
+            self._scheduler.note_change()
+            await trio.lowlevel.checkpoint()
+            if self._engine.must_wait:
+                await self._scheduler.wait_for_room()
+        self._scheduler.note_change()
+        node.is_modified = True
+        self.show_time(node)
+
+    async def _resize(self, device: Device, size_bytes: int) -> int:
+        try:
+            return self._engine.resize(device, size_bytes)
+        except WouldBlock as blocked:
+            fetch = blocked.fetch
+        return await self._after_fetch(
+            fetch, lambda: self._engine.resize(device, size_bytes, fetch)
+        )
+
+    def keep_attributes(self, device: Device, changes: Mapping[str, int]) -> None:
+        """Note in the store what a device's file looks like now."""
+        self._engine.set_attributes(device, **changes)
+
+    def show_time(self, node: Node) -> None:
+        """Let the modification time show that something was written.
+
+        Not at every write: the kernel drops a file's cached pages when it sees a new time.
+        """
+        if node.is_modified and node.device is not None:
+            now = time.time_ns()
+            node.change(modified_ns=now)
+            self.keep_attributes(node.device, {"modified_ns": now})
+
     async def sync(self) -> None:
         """Make everything written so far durable.
 
@@ -175,7 +219,6 @@ class DeviceHandle:
         self._node = node
         self._device = device
         self._syncs = syncs
-        self._has_written = False
 
     async def read(self, offset: int, length: int) -> bytes | memoryview:
         """Read up to `length` bytes."""
@@ -187,7 +230,7 @@ class DeviceHandle:
 
     async def write(self, offset: int, data: bytes) -> int:
         """Write, and commit at once on a handle that was opened for that."""
-        self._has_written = True
+        self._node.is_modified = True
         taken = await self._files.write(self._node, self._device, offset, data)
         if self._syncs:
             await self._files.sync()
@@ -198,22 +241,9 @@ class DeviceHandle:
         await self._files.sync()
 
     async def flush(self) -> None:
-        """Do nothing: closing a file promises nothing."""
+        """Show that something was written; closing a file promises nothing."""
+        self._files.show_time(self._node)
 
     def close(self) -> None:
-        """Let the modification time show that something was written.
-
-        Not at every write: the kernel drops a file's cached pages when it sees a new time.
-        """
-        if self._has_written:
-            self._node.mtime_ns = time.time_ns()
-
-
-def refuse_size(node: Node, size_bytes: int) -> None:
-    """Check a wish to change a file's size.
-
-    Raises:
-        pyfuse3.FUSEError: EPERM for any size but the present one.
-    """
-    if node.device is None or size_bytes != node.size_bytes:
-        raise pyfuse3.FUSEError(errno.EPERM)
+        """Show that something was written through a mapping that was left."""
+        self._files.show_time(self._node)

@@ -6,21 +6,25 @@ from typing import Final
 from thincow.errors import (
     BlockReadError,
     CommitError,
+    FixedSizeError,
     FlushError,
     NoSpaceError,
     PastEndError,
     ReadOnlyError,
     RequestError,
     StoreFailedError,
+    TooLargeError,
 )
 
 _ERRNO: Final[dict[type[RequestError], int]] = {
     BlockReadError: errno.EIO,
+    FixedSizeError: errno.EPERM,
     NoSpaceError: errno.ENOSPC,
     PastEndError: errno.ENOSPC,
     ReadOnlyError: errno.EROFS,
     RequestError: errno.EIO,
     StoreFailedError: errno.EIO,
+    TooLargeError: errno.EFBIG,
 }
 
 

@@ -1,7 +1,7 @@
 """The fixed tree of names and attributes that a mount shows.
 
 Inodes exist from mount to unmount; nothing is added or removed. Owner, mode and times can be
-changed as on any file but live only as long as the mount: upstream and store know nothing of them.
+changed as on any file. Those of devices are kept in the store; upstream knows nothing of them.
 """
 
 import os
@@ -52,18 +52,42 @@ class Node:
     inode: int
     mode: int
     mtime_ns: int
-    size_bytes: int = 0
     children: dict[bytes, "Node"] = field(default_factory=dict)
     device: Device | None = None
     control: ControlKind | None = None
     uid: int = field(default_factory=os.getuid)
     gid: int = field(default_factory=os.getgid)
     ctime_ns: int = field(default_factory=time.time_ns)
+    is_modified: bool = False
+    """Content was written that the modification time does not show yet."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of a device; others have none."""
+        return 0 if self.device is None else self.device.size_bytes
 
     @property
     def is_directory(self) -> bool:
         """Whether it can have children."""
         return stat.S_ISDIR(self.mode)
+
+    def change(
+        self,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        modified_ns: int | None = None,
+    ) -> None:
+        """Change attributes; `mode` is permissions only."""
+        if mode is not None:
+            self.mode = stat.S_IFMT(self.mode) | mode
+        self.uid = self.uid if uid is None else uid
+        self.gid = self.gid if gid is None else gid
+        if modified_ns is not None:
+            self.mtime_ns = modified_ns
+            self.is_modified = False
+        self.ctime_ns = time.time_ns()
 
     def attributes(self) -> pyfuse3.EntryAttributes:
         """Return what `stat` shows."""
@@ -158,17 +182,23 @@ class InodeTree:
         return self._add(parent, name, node)
 
     def _add_device(self, parent: Node, device: Device, permissions: int) -> None:
-        node = Node(
-            self._next_inode(),
-            stat.S_IFREG | permissions,
-            time.time_ns() if device.mtime_ns is None else device.mtime_ns,
-            size_bytes=device.size_bytes,
-            device=device,
-        )
-        self._add(parent, device.name, node)
+        self._add(parent, device.name, _device_node(self._next_inode(), device, permissions))
 
     def _add_control(self, parent: Node, kind: ControlKind, permissions: int) -> Node:
         mode = stat.S_IFREG | permissions
         return self._add(
             parent, kind.value, Node(self._next_inode(), mode, time.time_ns(), control=kind)
         )
+
+
+def _device_node(inode: int, device: Device, permissions: int) -> Node:
+    """Make the node of a device; permissions and owner hold as long as nobody changed them."""
+    row = device.row
+    return Node(
+        inode,
+        stat.S_IFREG | (permissions if row.mode is None else row.mode),
+        time.time_ns() if device.mtime_ns is None else device.mtime_ns,
+        device=device,
+        uid=os.getuid() if row.uid is None else row.uid,
+        gid=os.getgid() if row.gid is None else row.gid,
+    )

@@ -7,7 +7,6 @@ Dispatch only. Every handler answers an errno whatever happens inside: any other
 import errno
 import functools
 import logging
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
@@ -16,7 +15,7 @@ import trio
 
 from thincow.errors import RequestError
 from thincow.mount.control_files import ControlFiles, ControlHandle
-from thincow.mount.device_file import DeviceFiles, DeviceHandle, refuse_size
+from thincow.mount.device_file import DeviceFiles, DeviceHandle
 from thincow.mount.errno_table import errno_of
 from thincow.mount.flush_file import FlushHandle
 from thincow.mount.flush_words import FLUSH_ATTRIBUTE
@@ -117,19 +116,22 @@ class ThincowOperations(pyfuse3.Operations):
         _fh: int | None,
         _ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        """Change attributes for the life of the mount; a size only to what it is."""
+        """Change attributes; those of devices for good."""
         node = self._tree[inode]
         if fields.update_size:
-            refuse_size(node, attr.st_size)
+            await self._device_files.resize(node, attr.st_size)
+        changes = {}
         if fields.update_mode:
-            node.mode = node.mode & ~_PERMISSIONS | attr.st_mode & _PERMISSIONS
+            changes["mode"] = attr.st_mode & _PERMISSIONS
         if fields.update_uid:
-            node.uid = attr.st_uid
+            changes["uid"] = attr.st_uid
         if fields.update_gid:
-            node.gid = attr.st_gid
+            changes["gid"] = attr.st_gid
         if fields.update_mtime:
-            node.mtime_ns = attr.st_mtime_ns
-        node.ctime_ns = time.time_ns()
+            changes["modified_ns"] = attr.st_mtime_ns
+        node.change(**changes)
+        if node.device is not None and changes:
+            self._device_files.keep_attributes(node.device, changes)
         return node.attributes()
 
     @_answers

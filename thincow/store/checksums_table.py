@@ -6,7 +6,7 @@ import apsw
 import numpy as np
 
 from thincow.errors import CorruptStoreError
-from thincow.store.bulk import Int64Array, damaged, fetch_rows
+from thincow.store.bulk import Int64Array, damaged, fetch_row, fetch_rows
 
 CHUNK_BLOCKS: Final = 512
 _WIDTHS: Final = (8, 16, 32, 64)
@@ -53,8 +53,11 @@ def decode(length: int, bits: int, present: bytes, sums: bytes) -> Int64Array:
 
 
 def store_chunk(db: apsw.Connection, first_block: int, values: Int64Array, bits: int) -> None:
-    """Replace the record of one chunk of at most CHUNK_BLOCKS blocks."""
+    """Replace the record of one chunk of at most CHUNK_BLOCKS blocks; it goes when empty."""
     recorded = values != NO_SUM
+    if not recorded.any():
+        db.execute("DELETE FROM checksums WHERE first_block = ?", (first_block,))
+        return
     present = np.packbits(recorded, bitorder="little").tobytes()
     sums = values.astype(_stored_type(bits)).tobytes()
     db.execute(
@@ -62,6 +65,16 @@ def store_chunk(db: apsw.Connection, first_block: int, values: Int64Array, bits:
         "VALUES (?, ?, ?, ?, ?)",
         (first_block, len(values), bits, present, sums),
     )
+
+
+def last_before(db: apsw.Connection, first_block: int, end_block: int) -> int | None:
+    """Return the first block of the last chunk that begins in a range; None without any."""
+    row = fetch_row(
+        db,
+        "SELECT max(first_block) FROM checksums WHERE first_block >= ? AND first_block < ?",
+        (first_block, end_block),
+    )
+    return None if row is None else row[0]
 
 
 def clear(db: apsw.Connection) -> None:

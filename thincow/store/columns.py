@@ -71,9 +71,13 @@ class FingerprintColumns(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MapUse:
-    """What the extents of one device say, in blocks."""
+    """What the extents of one device say, in blocks.
+
+    `original` show their own place; `zero` are those that an extent says to be zero.
+    """
 
     extents: int
+    original: int
     remapped: int
     cow: int
     zero: int

@@ -6,7 +6,7 @@ A row never crosses a multiple of the window size, so a window is found by one r
 import apsw
 import numpy as np
 
-from thincow.block_types import COW_BASE, ZERO, Kind, pack
+from thincow.block_types import COW_BASE, MAX_ADDRESS, ZERO, Kind, pack
 from thincow.errors import CorruptStoreError
 from thincow.store.bulk import (
     Int64Array,
@@ -138,15 +138,29 @@ def count_blocks(db: apsw.Connection, first_block: int, end_block: int) -> int:
     return int(row[0])
 
 
-def is_empty(db: apsw.Connection) -> bool:
-    """Tell whether every block is its own upstream block."""
-    return fetch_row(db, "SELECT 1 FROM extents LIMIT 1") is None
+def has_any(db: apsw.Connection, first_block: int, end_block: int) -> bool:
+    """Tell whether any block of a device is not its own upstream block; as `count_blocks`."""
+    query = "SELECT 1 FROM extents WHERE first_block >= ? AND first_block < ? LIMIT 1"
+    return fetch_row(db, query, (first_block, end_block)) is not None
 
 
-def is_referenced(db: apsw.Connection, address: int, window_blocks: int) -> bool:
+def last_before(db: apsw.Connection, first_block: int, end_block: int) -> int | None:
+    """Return the first block of the last extent that begins in a range; None without any."""
+    row = fetch_row(
+        db,
+        "SELECT max(first_block) FROM extents WHERE first_block >= ? AND first_block < ?",
+        (first_block, end_block),
+    )
+    return None if row is None else row[0]
+
+
+def is_referenced(
+    db: apsw.Connection, address: int, window_blocks: int, own_end: int = MAX_ADDRESS
+) -> bool:
     """Tell whether any virtual block, that one included, has its content at an upstream block.
 
-    Scans the table unless the block is its own content: for rare questions only.
+    Blocks of the device from `own_end` on do not show their own place. Scans the table unless the
+    block is its own content: for rare questions only.
     """
     first = address - address % window_blocks
     own = fetch_row(
@@ -155,7 +169,7 @@ def is_referenced(db: apsw.Connection, address: int, window_blocks: int) -> bool
         "AND first_block + length > ?2",
         (first, address),
     )
-    if own is None:
+    if own is None and address < own_end:
         return True
     other = fetch_row(
         db,

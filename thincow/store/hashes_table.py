@@ -136,6 +136,15 @@ def drop_overwritten(db: apsw.Connection) -> int:
     return db.total_changes() - before
 
 
+def drop_upstream(db: apsw.Connection, first_block: int, end_block: int) -> int:
+    """Delete entries of a range of upstream blocks. Scans the table; returns how many."""
+    before = db.total_changes()
+    db.execute(
+        "DELETE FROM hashes WHERE kind = 0 AND target >= ? AND target < ?", (first_block, end_block)
+    )
+    return db.total_changes() - before
+
+
 def count(db: apsw.Connection) -> int:
     """Return the number of entries. Scans the table."""
     row = fetch_row(db, "SELECT count(*) FROM hashes")

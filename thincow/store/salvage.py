@@ -8,7 +8,7 @@ leads to: some are older versions of pages.
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ import apsw
 
 from thincow.store.columns import SQLValue
 from thincow.store.connection import APPLICATION_ID, open_connection, transaction
+from thincow.store.devices_table import DeviceRow
 from thincow.store.disk import Disk
 from thincow.store.migrations import create_schema
 from thincow.store.page_reader import PageReader, Row
@@ -25,7 +26,7 @@ from thincow.store.sql_files import schema_version
 # Table -> number of columns, the key first. The key of a row is its row id, but for globals.
 _WIDTHS: Final = {
     "globals": 2,
-    "devices": 6,
+    "devices": len(fields(DeviceRow)),
     "extents": 4,
     "flushing": 2,
     "cow": 3,

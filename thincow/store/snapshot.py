@@ -36,7 +36,7 @@ from thincow.store.columns import (
 )
 from thincow.store.database import open_read_only
 from thincow.store.database_copy import copy_pages
-from thincow.store.devices_table import DeviceRow
+from thincow.store.devices_table import COLUMNS, DeviceRow
 
 CHUNK_ROWS = 4096
 _MIN_KEY = -(1 << 63)
@@ -132,7 +132,7 @@ class Snapshot:
 
     def devices(self) -> list[DeviceRow]:
         """Return the table `devices`, by id."""
-        query = "SELECT id, name, size_bytes, type, inode, mtime_ns FROM devices ORDER BY id"
+        query = f"SELECT {COLUMNS} FROM devices ORDER BY id"
         with _reading("table devices"):
             return [
                 DeviceRow(
@@ -140,8 +140,7 @@ class Snapshot:
                     str(row[1]),
                     int(row[2]),
                     str(row[3]),
-                    None if row[4] is None else int(row[4]),
-                    None if row[5] is None else int(row[5]),
+                    *(None if value is None else int(value) for value in row[4:]),
                 )
                 for row in self._connection.execute(query)
             ]
@@ -203,13 +202,13 @@ class Snapshot:
         for columns in self._chunks("flushing", ("first_block", "length")):
             yield FlushingColumns(*columns)
 
-    def is_referenced(self, address: int, window_blocks: int) -> bool:
+    def is_referenced(self, address: int, window_blocks: int, own_end: int) -> bool:
         """Tell whether any virtual block, that one included, has its content at an upstream block.
 
-        Scans the table `extents`: for rare questions only.
+        Those from `own_end` on do not show their own place. Scans `extents`: for rare questions.
         """
         with _reading("table extents"):
-            return extents_table.is_referenced(self._connection, address, window_blocks)
+            return extents_table.is_referenced(self._connection, address, window_blocks, own_end)
 
     def fingerprints_by_block(self) -> dict[int, int]:
         """Return the table `fingerprints` (it is small): hash by block address."""
@@ -219,18 +218,21 @@ class Snapshot:
             for block, value in zip(*chunk, strict=True)
         }
 
-    def map_use(self, device_id: int) -> MapUse:
-        """Return what the extents of one device say; one statement, in C."""
+    def map_use(self, device_id: int, own_end: int) -> MapUse:
+        """Return what the extents of one device say; `own_end` as in `is_referenced`."""
         query = """
             SELECT count(*), coalesce(sum(iif(kind = ?, length, 0)), 0),
                    coalesce(sum(iif(kind = ?, length, 0)), 0),
-                   coalesce(sum(iif(kind = ?, length, 0)), 0)
+                   coalesce(sum(iif(kind = ?, length, 0)), 0),
+                   coalesce(sum(max(0, min(length, ? - first_block))), 0)
             FROM extents WHERE first_block >= ? AND first_block < ?"""
         first = device_id << DEVICE_SHIFT
-        bindings = (*map(int, (Kind.UPSTREAM, Kind.COW, Kind.ZERO)), first, first + (1 << 40))
+        kinds = map(int, (Kind.UPSTREAM, Kind.COW, Kind.ZERO))
+        bindings = (*kinds, own_end, first, first + (1 << 40))
         with _reading("table extents"):
-            ((extents, remapped, cow, zero),) = self._connection.execute(query, bindings)
-            return MapUse(int(extents), int(remapped), int(cow), int(zero))
+            ((extents, remapped, cow, zero, hidden),) = self._connection.execute(query, bindings)
+            own = own_end - first - int(hidden)
+            return MapUse(int(extents), own, int(remapped), int(cow), int(zero))
 
     def cow_use(self) -> CowUse:
         """Return what the counts say; one statement, in C."""

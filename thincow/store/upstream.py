@@ -9,13 +9,14 @@ is the business of flush alone. Whether devices overlap is decided in
 import os
 import stat
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from thincow.block_types import MAX_DEVICE_BLOCKS
 from thincow.errors import ConfigurationError
+from thincow.store.devices_table import is_device_name
 from thincow.store.disk import Disk
 
 DeviceType = Literal["file", "block"]
@@ -113,6 +114,31 @@ def scan(directory: Path, disk: Disk | None = None) -> list[UpstreamFile]:
     return [_examine(disk or Disk(), directory, name) for name in names]
 
 
+def examine_file(path: Path, disk: Disk | None = None) -> UpstreamFile:
+    """Return the device that a path leads to, under its own name.
+
+    Raises:
+        ConfigurationError: when it cannot be a device.
+    """
+    try:
+        resolved = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or "symbolic links in a circle"
+        raise ConfigurationError(f"cannot use {path}: {reason}") from error
+    return _examine(disk or Disk(), resolved.parent, resolved.name)
+
+
+def scan_place(place: Path, disk: Disk | None = None) -> list[UpstreamFile]:
+    """Return the devices in a directory, or the only one when it is a device itself.
+
+    Raises:
+        ConfigurationError: as `scan` does.
+    """
+    if place.is_file() or place.is_block_device():
+        return [examine_file(place, disk)]
+    return scan(place, disk)
+
+
 def require_addressable(files: Iterable[UpstreamFile], block_size: int) -> None:
     """Check that every device has few enough blocks for a block address.
 
@@ -127,22 +153,42 @@ def require_addressable(files: Iterable[UpstreamFile], block_size: int) -> None:
             )
 
 
+def require_possible_extra(
+    extra: Mapping[str, int], files: Iterable[UpstreamFile], block_size: int
+) -> None:
+    """Check names and sizes of devices without upstream that are to be made.
+
+    Raises:
+        ConfigurationError: when one cannot be.
+    """
+    for name, size_bytes in extra.items():
+        if name in {file.name for file in files}:
+            raise ConfigurationError(f"{name} is an upstream device: give --size another name")
+        if not is_device_name(name):
+            raise ConfigurationError(f"a device cannot have the name {name!r}")
+        if size_bytes > MAX_DEVICE_BLOCKS * block_size:
+            raise ConfigurationError(
+                f"device {name} cannot have more than 2^40 blocks of {block_size} bytes; use a "
+                "larger --block-size"
+            )
+
+
 def refuse_store_among_upstreams(
-    directories: Sequence[Path], upstream_directory: Path, files: Iterable[UpstreamFile]
+    directories: Sequence[Path], upstream_directory: Path | None, files: Iterable[UpstreamFile]
 ) -> None:
     """Check that the store is not in the upstream directory and is not served itself.
 
     Args:
         directories: data and metadata directory; they need not exist.
-        upstream_directory: the directory that `files` were found in.
+        upstream_directory: the directory that `files` were found in, if it was one.
         files: the upstream devices.
 
     Raises:
         ConfigurationError: naming the directory or device.
     """
-    upstream = upstream_directory.resolve()
+    upstream = None if upstream_directory is None else upstream_directory.resolve()
     resolved = [directory.resolve() for directory in directories]
-    for directory in resolved:
+    for directory in resolved if upstream is not None else ():
         if directory == upstream:
             raise ConfigurationError(f"{directory} cannot be both store and upstream directory")
         if upstream in directory.parents:

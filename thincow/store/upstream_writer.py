@@ -66,6 +66,18 @@ class UpstreamWriter:
         """Make everything written durable, and the modification time, which opens compare."""
         self._disk.sync_whole(self._fd)
 
+    def resize(self, size_bytes: int) -> None:
+        """Give a regular file another size, durably.
+
+        Raises:
+            OSError: as the system calls do; `size_bytes` says what the size is then.
+        """
+        try:
+            self._disk.truncate(self._fd, size_bytes)
+            self.sync()
+        finally:
+            self.size_bytes = self._disk.size(self._fd)
+
     def mtime_ns(self) -> int | None:
         """Return the modification time of a regular file."""
         return os.fstat(self._fd).st_mtime_ns if self._file.type == "file" else None

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import apsw
 
-from thincow.errors import CorruptStoreError
+from thincow.errors import CorruptStoreError, StoreMismatchError
 from thincow.store import globals_table
 from thincow.store.database import expected_schema, schema_of
 from thincow.store.globals_table import Globals
 from thincow.store.migrations import version_of
+from thincow.store.sql_files import schema_version
 
 
 def identify(db: apsw.Connection, path: Path) -> Globals:
@@ -23,6 +24,19 @@ def identify(db: apsw.Connection, path: Path) -> Globals:
         return globals_table.load(db)
     except apsw.Error as error:
         raise CorruptStoreError(f"{path} is damaged ({error}): run 'thincow fsck'") from error
+
+
+def require_current(db: apsw.Connection, path: Path) -> None:
+    """Refuse a database of an older schema, which was not migrated since nothing may be written.
+
+    Raises:
+        StoreMismatchError: when it is one.
+    """
+    version = version_of(db, path)
+    if version < schema_version():
+        raise StoreMismatchError(
+            f"{path} was made by an older thincow (schema {version}): open it once for writing"
+        )
 
 
 def validate(db: apsw.Connection, path: Path) -> Globals:
