@@ -10,7 +10,18 @@ import click
 from thincow import __version__
 from thincow.errors import ThincowError
 
-_COMMANDS: Final = ("backup", "diff", "flush", "freeze", "fsck", "mount", "thaw", "umount")
+_COMMANDS: Final = (
+    "backup",
+    "commit",
+    "diff",
+    "flush",
+    "freeze",
+    "fsck",
+    "mount",
+    "overlay",
+    "thaw",
+    "umount",
+)
 _USAGE_ERROR: Final = 2
 _INTERRUPTED: Final = 130
 

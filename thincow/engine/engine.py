@@ -250,6 +250,18 @@ class Engine:
         end = max(self._cow.end_block, used)
         return end, end - used, used, references
 
+    def allocated_bytes(self, device: Device) -> int:
+        """Return about how much space the only device takes: upstream's as far as shown, and ours.
+
+        Costs no look at the database.
+        """
+        size = self.block_size
+        shown = (device.own_end - device.first_block) * size
+        if device.upstream is not None:
+            shown = min(shown, device.upstream.allocated_bytes())
+        stored = (self._cow.end_block - self._cow.reusable_blocks) * size
+        return min(device.size_bytes, shown + stored)
+
     def hash_usage(self) -> tuple[int, int]:
         """Return the number of hash entries in the table, and how many it may hold."""
         return (self._committer or self._store.facts).hash_entries, self._hashes.capacity

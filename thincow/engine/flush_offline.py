@@ -89,7 +89,7 @@ def _flush(
                 (uses[device.id].remapped + uses[device.id].cow + uses[device.id].zero) * size,
             )
             for device in engine.devices
-            if order.names is None or device.name in order.names
+            if device.type != "none" and (order.names is None or device.name in order.names)
         ),
     )
 

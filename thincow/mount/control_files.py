@@ -100,6 +100,18 @@ class ControlFiles:
             text = f"{os.getpid()}\n"
         return ControlHandle(handle, BytesIO(text.encode(errors="surrogateescape")))
 
+    async def content(self, kind: ControlKind, max_bytes: int) -> bytes:
+        """Return what a file holds, at most so much of it.
+
+        Raises:
+            RequestError: as `open` does.
+        """
+        handle = await self.open(kind, 0)
+        try:
+            return await handle.read(0, max_bytes)
+        finally:
+            handle.close()
+
     def start_flush(self, words: bytes) -> None:
         """Take a command for a flush, without waiting for its end.
 

@@ -68,16 +68,29 @@ class DeviceFiles:
         invalidator: PageCacheInvalidator,
         *,
         direct_io: bool,
+        cuts_when_opened: bool = False,
     ) -> None:
+        """Serve the devices of an engine.
+
+        `cuts_when_opened`: O_TRUNC does what it does to a file; else it is ignored, as a block
+        device does.
+        """
         self._engine = engine
         self._scheduler = scheduler
         self._invalidator = invalidator
         self._direct_io = direct_io
+        self._cuts_when_opened = cuts_when_opened
         self._limiter = trio.CapacityLimiter(_MAX_FETCHES)
 
-    def open(self, node: Node, handle: int, flags: int) -> "DeviceHandle":
-        """Open a device file; O_TRUNC is ignored, as a block device does."""
+    async def open(self, node: Node, handle: int, flags: int) -> "DeviceHandle":
+        """Open a device file.
+
+        Raises:
+            RequestError: when it cannot be cut as O_TRUNC wants it.
+        """
         assert node.device is not None
+        if flags & os.O_TRUNC and self._cuts_when_opened:
+            await self.resize(node, 0)
         # With the page cache the kernel itself sends an fsync after each write of such a file.
         syncs = self._direct_io and bool(flags & (os.O_SYNC | os.O_DSYNC))
         info = pyfuse3.FileInfo(

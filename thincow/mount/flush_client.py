@@ -31,8 +31,9 @@ def run_flush(
         FlushError: when it cannot begin.
         MountPointError: when the mount does not answer any more.
     """
-    names = mount.device_names() if order.names is None else sorted(order.names)
     before = mount.stats()
+    names = mount.device_names() if order.names is None else sorted(order.names)
+    names = [name for name in names if before[f"Device {name} type"] != "none"]
     block_size = int(before["Block size"])
     mount.command_flush(spell(order))
     look_again_s = _FIRST_LOOK_S

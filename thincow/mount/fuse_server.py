@@ -22,11 +22,12 @@ from thincow.mount.device_file import DeviceFiles, PageCacheInvalidator
 from thincow.mount.end_signals import EndSignals
 from thincow.mount.flush_file import FlushRunner
 from thincow.mount.freezer import Freezer
-from thincow.mount.inode_tree import InodeTree
+from thincow.mount.inode_tree import InodeTree, OverlayTree, overlay_node
 from thincow.mount.mount_point import unmount
 from thincow.mount.mount_table import MountEntry, find_mount
 from thincow.mount.operations import ThincowOperations
 from thincow.mount.options import FILESYSTEM_TYPE, MountOptions
+from thincow.mount.overlay_operations import OverlayOperations
 
 _log = logging.getLogger(__name__)
 
@@ -52,18 +53,30 @@ class FuseServer:
         self._fuse_options = _fuse_options(engine, options)
         self._scheduler = CommitScheduler(engine, engine.options.tuning.commit_interval_s)
         self._invalidator = PageCacheInvalidator()
+        is_overlay = options.original is not None
         devices = self._mount_point / "devs"
+        files = [devices / device.name for device in engine.devices]
         self._flusher = FlushRunner(
-            engine, self._scheduler, [devices / device.name for device in engine.devices]
+            engine, self._scheduler, [self._mount_point] if is_overlay else files
         )
         self._freezer = Freezer(engine, self._scheduler, self._flusher)
-        self._operations = ThincowOperations(
-            InodeTree(engine.devices, read_only=engine.read_only),
-            DeviceFiles(
-                engine, self._scheduler, self._invalidator, direct_io=options.fuse.direct_io
-            ),
-            ControlFiles(engine, self._scheduler, self._flusher),
-            block_size=engine.block_size,
+        device_files = DeviceFiles(
+            engine,
+            self._scheduler,
+            self._invalidator,
+            direct_io=options.fuse.direct_io,
+            cuts_when_opened=is_overlay,
+        )
+        controls = ControlFiles(engine, self._scheduler, self._flusher)
+        self._operations = (
+            _overlay_operations(engine, device_files, controls)
+            if is_overlay
+            else ThincowOperations(
+                InodeTree(engine.devices, read_only=engine.read_only),
+                device_files,
+                controls,
+                block_size=engine.block_size,
+            )
         )
         self._mounted: MountEntry | None = None
         self._is_usable = False
@@ -137,6 +150,14 @@ class FuseServer:
     def _is_mounted(self) -> bool:
         """Whether our mount, not one that came after it, is on the mount point."""
         return self._mounted is not None and find_mount(self._mount_point) == self._mounted
+
+
+def _overlay_operations(
+    engine: Engine, device_files: DeviceFiles, controls: ControlFiles
+) -> ThincowOperations:
+    (device,) = engine.devices
+    tree = OverlayTree(overlay_node(device, lambda: engine.allocated_bytes(device)))
+    return OverlayOperations(tree, device_files, controls, engine)
 
 
 def _fuse_options(engine: Engine, options: MountOptions) -> set[str]:

@@ -43,7 +43,7 @@ async def open_hold(
         "store_id": engine.store_id,
         "data_dir": str(options.data_dir),
         "metadata_dir": None if options.metadata_dir is None else str(options.metadata_dir),
-        "upstream_dir": str(options.upstream_dir),
+        "upstream_dir": None if options.upstream_dir is None else str(options.upstream_dir),
         "read_only": engine.read_only,
     }
     return HoldHandle(handle, f"{json.dumps(facts)}\n".encode(), hold)

@@ -7,6 +7,7 @@ changed as on any file. Those of devices are kept in the store; upstream knows n
 import os
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -60,6 +61,8 @@ class Node:
     ctime_ns: int = field(default_factory=time.time_ns)
     is_modified: bool = False
     """Content was written that the modification time does not show yet."""
+    allocated_bytes: Callable[[], int] | None = None
+    """Tells how much space it takes; None: as much as its size."""
 
     @property
     def size_bytes(self) -> int:
@@ -103,7 +106,8 @@ class Node:
         entry.st_rdev = 0
         entry.st_size = self.size_bytes
         entry.st_blksize = 1 << 20 if self.device else 4096
-        entry.st_blocks = -(-self.size_bytes // _SECTOR)
+        allocated = self.size_bytes if self.allocated_bytes is None else self.allocated_bytes()
+        entry.st_blocks = -(-allocated // _SECTOR)
         entry.st_atime_ns = self.mtime_ns
         entry.st_mtime_ns = self.mtime_ns
         entry.st_ctime_ns = max(self.ctime_ns, self.mtime_ns)
@@ -191,14 +195,52 @@ class InodeTree:
         )
 
 
+class OverlayTree(InodeTree):
+    """The tree of an overlay: the root is the file, and there is nothing else."""
+
+    def __init__(self, root: Node) -> None:
+        self._nodes = {root.inode: root}
+
+    def __getitem__(self, inode: int) -> Node:
+        return self._nodes[inode]
+
+    def find(self, _directory: int, _name: bytes) -> None:
+        """Find nothing: a file has no entries."""
+
+    def note_opened(self, _node: Node, _flags: int) -> None:
+        """Do nothing: there is no `/flush`."""
+
+
 def _device_node(inode: int, device: Device, permissions: int) -> Node:
     """Make the node of a device; permissions and owner hold as long as nobody changed them."""
+    return _node_of(inode, device, stat.S_IFREG | permissions, os.getuid(), os.getgid())
+
+
+def overlay_node(device: Device, allocated_bytes: Callable[[], int]) -> Node:
+    """Make the root of an overlay, which looks like the original until it is changed.
+
+    To a user who is not root it is their own, as everything that they mount.
+    """
+    assert device.upstream is not None
+    status = os.fstat(device.upstream.fd)
+    permissions = stat.S_IMODE(status.st_mode) & 0o777
+    if os.geteuid() == 0:
+        owner = status.st_uid, status.st_gid
+    else:
+        owner = os.getuid(), os.getgid()
+        permissions |= 0o600
+    node = _node_of(pyfuse3.ROOT_INODE, device, stat.S_IFREG | permissions, *owner)
+    node.allocated_bytes = allocated_bytes
+    return node
+
+
+def _node_of(inode: int, device: Device, mode: int, uid: int, gid: int) -> Node:
     row = device.row
     return Node(
         inode,
-        stat.S_IFREG | (permissions if row.mode is None else row.mode),
+        mode if row.mode is None else stat.S_IFREG | row.mode,
         time.time_ns() if device.mtime_ns is None else device.mtime_ns,
         device=device,
-        uid=os.getuid() if row.uid is None else row.uid,
-        gid=os.getgid() if row.gid is None else row.gid,
+        uid=uid if row.uid is None else row.uid,
+        gid=gid if row.gid is None else row.gid,
     )

@@ -4,13 +4,16 @@ While it is open the mount cannot be unmounted, so what it is asked for can be w
 """
 
 import errno
+import json
 import os
+import stat
 from pathlib import Path
 from typing import Self
 
 from thincow.errors import FlushError, MountPointError
 from thincow.mount.flush_words import FLUSH_ATTRIBUTE
 from thincow.mount.mount_table import MountEntry, find_mount
+from thincow.mount.told import FACTS_NAME, read_told
 
 
 class LiveMount:
@@ -44,11 +47,15 @@ class LiveMount:
     def __exit__(self, *_: object) -> None:
         os.close(self._root)
 
+    @property
+    def is_overlay(self) -> bool:
+        """Whether the mount is a file."""
+        return stat.S_ISREG(os.fstat(self._root).st_mode)
+
     def read(self, name: str) -> str:
         """Return the content of a virtual file."""
         try:
-            with open(name, opener=self._open, errors="surrogateescape") as file:
-                return file.read()
+            return os.fsdecode(read_told(self._root, name))
         except OSError as error:
             raise self._no_answer(error) from None
 
@@ -59,6 +66,8 @@ class LiveMount:
 
     def device_names(self) -> list[str]:
         """Return the names of the devices, sorted."""
+        if self.is_overlay:
+            return [json.loads(self.read(FACTS_NAME))["device"]]
         try:
             devices = self._open("devs", os.O_RDONLY | os.O_DIRECTORY)
             try:

@@ -45,6 +45,8 @@ def open_live_view(mount_point: Path, purpose: str, *, private: bool) -> Iterato
         raise MountPointError(f"{mount_point} is not a thincow mount")
     if is_stale(place):
         raise MountPointError(f"{mount_point} was left mounted by a thincow that died: mount again")
+    if place.is_file():
+        raise MountPointError(f"{mount_point} is an overlay: unmount it first, or use --data-dir")
     with ExitStack() as stack:
         fd, can_write = _open_hold(place)
         stack.callback(os.close, fd)
@@ -67,7 +69,7 @@ def open_live_view(mount_point: Path, purpose: str, *, private: bool) -> Iterato
             snapshot,
             Path(facts["data_dir"]),
             Path(facts["metadata_dir"]),
-            Path(facts["upstream_dir"]),
+            None if facts["upstream_dir"] is None else Path(facts["upstream_dir"]),
             require_valid,
         )
 

@@ -31,7 +31,7 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
-def _answers(
+def answers(
     handler: Callable[_Arguments, Coroutine[Any, Any, _Result]],
 ) -> Callable[_Arguments, Coroutine[Any, Any, _Result]]:
     """Turn every failure of a handler into an errno."""
@@ -88,7 +88,7 @@ class ThincowOperations(pyfuse3.Operations):
         """Note that the session is up."""
         self.started.set()
 
-    @_answers
+    @answers
     async def lookup(
         self, parent_inode: int, name: bytes, _ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
@@ -102,12 +102,12 @@ class ThincowOperations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno.ENOENT)
         return found
 
-    @_answers
+    @answers
     async def getattr(self, inode: int, _ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """Tell a file's attributes."""
         return self._tree[inode].attributes()
 
-    @_answers
+    @answers
     async def setattr(
         self,
         inode: int,
@@ -134,7 +134,7 @@ class ThincowOperations(pyfuse3.Operations):
             self._device_files.keep_attributes(node.device, changes)
         return node.attributes()
 
-    @_answers
+    @answers
     async def setxattr(
         self, inode: int, name: bytes, value: bytes, _ctx: pyfuse3.RequestContext
     ) -> None:
@@ -143,7 +143,7 @@ class ThincowOperations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno.ENOTSUP)
         self._control_files.start_flush(value)
 
-    @_answers
+    @answers
     async def open(self, inode: int, flags: int, _ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         """Open a device file or render a virtual one."""
         node = self._tree[inode]
@@ -152,49 +152,49 @@ class ThincowOperations(pyfuse3.Operations):
         if node.control is not None:
             handle = await self._control_files.open(node.control, number)
         else:
-            handle = self._device_files.open(node, number, flags)
+            handle = await self._device_files.open(node, number, flags)
         self._tree.note_opened(node, flags)
         self._handles[number] = handle
         return handle.info
 
-    @_answers
+    @answers
     async def read(  # type: ignore[override] # any buffer will do, and it is sent at once
         self, fh: int, off: int, size: int
     ) -> bytes | memoryview:
         """Read from an open file."""
         return await self._handles[fh].read(off, size)
 
-    @_answers
+    @answers
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         """Write to an open file."""
         return await self._handles[fh].write(off, buf)
 
-    @_answers
+    @answers
     async def flush(self, fh: int) -> None:
         """Close one descriptor of a handle; only a command left over in /flush has to run."""
         await self._handles[fh].flush()
 
-    @_answers
+    @answers
     async def fsync(self, fh: int, _datasync: bool) -> None:
         """Make what was written durable."""
         await self._handles[fh].sync()
 
-    @_answers
+    @answers
     async def fsyncdir(self, _fh: int, _datasync: bool) -> None:
         """Make everything durable: a directory stands for the devices in it."""
         await self._device_files.sync()
 
-    @_answers
+    @answers
     async def release(self, fh: int) -> None:
         """Forget a handle."""
         self._handles.pop(fh).close()
 
-    @_answers
+    @answers
     async def opendir(self, inode: int, _ctx: pyfuse3.RequestContext) -> int:
         """Open a directory: its inode serves as the handle."""
         return inode
 
-    @_answers
+    @answers
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """List a directory."""
         entries: list[tuple[bytes, Node]] = list(self._tree[fh].children.items())
@@ -202,11 +202,11 @@ class ThincowOperations(pyfuse3.Operations):
             if not pyfuse3.readdir_reply(token, name, node.attributes(), position):
                 return
 
-    @_answers
+    @answers
     async def releasedir(self, fh: int) -> None:
         """Close a directory."""
 
-    @_answers
+    @answers
     async def statfs(self, _ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         """Tell the size of all devices together; nothing is free, since nothing can be created."""
         data = pyfuse3.StatvfsData()

@@ -58,9 +58,16 @@ class FuseOptions:
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """Where and how to mount; every path is absolute."""
+    """Where and how to mount; every path is absolute.
+
+    Attributes:
+        original: when the mount point is a file: the one that is shown there.
+        is_temporary: the store is removed when the mount ends.
+    """
 
     mount_point: Path
+    original: Path | None = None
+    is_temporary: bool = False
     fuse: FuseOptions = FuseOptions()
     foreground: bool = False
     pid_file: Path | None = None

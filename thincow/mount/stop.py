@@ -7,7 +7,6 @@ through the mount first, since the end of the serving process tells nothing abou
 import errno
 import os
 import select
-import subprocess
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +14,9 @@ from thincow.errors import MountPointError
 from thincow.mount.holders import name_holders
 from thincow.mount.mount_point import is_stale, recover_stale, unmount
 from thincow.mount.mount_table import MountEntry, find_mount
+from thincow.mount.told import read_told, with_mount
 
-_PID_FILE: Final = Path("debug/pid.txt")
+_PID_FILE: Final = "debug/pid.txt"
 
 
 def stop_mount(mount_point: Path) -> None:
@@ -60,14 +60,11 @@ def stop_mount(mount_point: Path) -> None:
 
 
 def _serving_pid(place: Path, entry: MountEntry) -> int:
-    path = place / _PID_FILE
     try:
-        text = path.read_text()
-    except PermissionError:
-        text = _as_owner(entry, place, "cat", str(path)).stdout
+        text = with_mount(place, entry, lambda root: read_told(root, _PID_FILE)).strip()
     except OSError as error:
         raise MountPointError(f"{place} does not answer: {error.strerror}") from None
-    if not text.strip().isdecimal():
+    if not text.isdigit():
         raise MountPointError(f"{place} does not say which process serves it")
     return int(text)
 
@@ -82,38 +79,16 @@ def _open_process(pid: int) -> int | None:
 
 def _sync(place: Path, entry: MountEntry) -> OSError | None:
     """Make everything written durable; return what hindered it."""
+
+    def sync(root: int) -> bytes:
+        os.fsync(root)
+        return b""
+
     try:
-        directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except PermissionError:
-        done = _as_owner(entry, place, "sync", str(place))
-        if done.returncode == 0:
-            return None
-        code = errno.ENOSPC if os.strerror(errno.ENOSPC) in done.stderr else errno.EIO
-        return OSError(code, os.strerror(code))
-    try:
-        os.fsync(directory)
+        with_mount(place, entry, sync)
     except OSError as error:
         return error
-    finally:
-        os.close(directory)
     return None
-
-
-def _as_owner(entry: MountEntry, place: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as the user who mounted, whom the kernel does not keep out as it does root."""
-    if os.geteuid() != 0:
-        raise MountPointError(f"{place} was mounted by another user")
-    return subprocess.run(
-        command,
-        user=int(entry.options["user_id"]),
-        group=int(entry.options["group_id"]),
-        extra_groups=[],
-        env={**os.environ, "LC_ALL": "C"},
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def _unmount(place: Path, pid: int) -> None:

@@ -21,6 +21,7 @@ from thincow.store.disk import Disk
 
 DeviceType = Literal["file", "block"]
 
+_SECTOR_BYTES = 512
 _STORE_FILES = ("cowdata", "metadata.db")
 _KINDS_OF_FILE = {
     stat.S_IFDIR: "a directory",
@@ -74,6 +75,12 @@ class Upstream:
         except BaseException:
             self.close()
             raise
+
+    def allocated_bytes(self) -> int:
+        """Return how much space it takes; of a block device all."""
+        if self.file.type == "block":
+            return self.size_bytes
+        return os.fstat(self.fd).st_blocks * _SECTOR_BYTES
 
     def close(self) -> None:
         """Close the device; a second call does nothing."""
