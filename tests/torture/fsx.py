@@ -1,6 +1,6 @@
-"""Random operations on one device file of fixed size, compared with a plain model at every read.
+"""Random operations on one device file, which is cut and grows, compared with a plain model.
 
-Made after `fsx`, which needs files that change their size. The kernel's page cache can hide from a
+Made after `fsx`. The kernel's page cache can hide from a
 client that a write was lost, so there are three ways, each of which makes the client read back:
 O_DIRECT; through the cache while another thread keeps dropping it; and a mount without a cache.
 """
@@ -21,6 +21,7 @@ from typing import Final
 from tests.support.mounting import Mount
 
 _SIZE: Final = (1 << 20) + 1234
+_MAX_SIZE: Final = _SIZE + (1 << 18)
 _BLOCK: Final = 4096
 _SECTOR: Final = 512
 _MAX_LENGTH: Final = 32 * 1024
@@ -107,6 +108,8 @@ class _Fsx:
             self._mapped_read: mapped,
             self._sync: 2,
             self._reopen: 1,
+            self._resize: 4,
+            self._append: 4,
         }
         if way is not Way.UNCACHED_MOUNT:  # the kernel maps nothing shared there
             self._operations[self._mapped_write] = mapped
@@ -166,10 +169,11 @@ class _Fsx:
         unit = self._random.choice((_BLOCK, _SECTOR, 1))
         if self._way is Way.DIRECT:
             unit = max(unit, _SECTOR)
-        offset = self._random.randrange(_SIZE) // unit * unit
+        size = len(self._model)
+        offset = self._random.randrange(max(1, size)) // unit * unit
         most = self._random.choice((_MAX_LENGTH, 2 * _BLOCK, unit))
         length = -(-self._random.randint(1, most) // unit) * unit
-        return offset, min(length, _SIZE - offset)
+        return offset, min(length, size - offset)
 
     def _read(self, offset: int, length: int) -> None:
         # Direct requests want lengths of whole sectors, also at the end of the file.
@@ -187,15 +191,41 @@ class _Fsx:
         if taken != length:
             raise self._mismatch(f"{taken} bytes taken of {length}")
 
+    def _resize(self, _offset: int, _length: int) -> None:
+        unit = _SECTOR if self._way is Way.DIRECT else self._random.choice((_BLOCK, _SECTOR, 1))
+        near = len(self._model) + self._random.randint(-2 * _BLOCK, 2 * _BLOCK)
+        size = self._random.choice((near, near, self._random.randrange(_MAX_SIZE), 0, _SIZE))
+        size = max(0, min(size, _MAX_SIZE)) // unit * unit
+        os.ftruncate(self._fd, size)
+        del self._model[size:]
+        self._model.extend(bytes(size - len(self._model)))
+        if os.fstat(self._fd).st_size != size:
+            raise self._mismatch(f"{os.fstat(self._fd).st_size} bytes, not {size}")
+
+    def _append(self, _offset: int, length: int) -> None:
+        """Write behind the end, or across it."""
+        unit = _SECTOR if self._way is Way.DIRECT else 1
+        end = -(-len(self._model) // unit) * unit
+        offset = end + self._random.choice((0, 0, -unit, self._random.randrange(2 * _BLOCK)))
+        offset = max(0, offset) // unit * unit
+        length = -(-max(1, min(length, _MAX_SIZE - offset)) // unit) * unit
+        if offset + length <= _MAX_SIZE:
+            self._model.extend(bytes(max(0, offset - len(self._model))))
+            self._write(offset, length)
+
     def _mapped_read(self, offset: int, length: int) -> None:
+        if not length:
+            return
         kind = mmap.MAP_PRIVATE if self._way is Way.UNCACHED_MOUNT else mmap.MAP_SHARED
-        with mmap.mmap(self._fd, _SIZE, flags=kind, prot=mmap.PROT_READ) as mapped:
+        with mmap.mmap(self._fd, 0, flags=kind, prot=mmap.PROT_READ) as mapped:
             self._compare(offset, length, mapped[offset : offset + length])
 
     def _mapped_write(self, offset: int, length: int) -> None:
+        if not length:
+            return
         data = self._content(offset, length)
         self._model[offset : offset + length] = data
-        with mmap.mmap(self._fd, _SIZE) as mapped:
+        with mmap.mmap(self._fd, 0) as mapped:
             mapped[offset : offset + length] = data
             if self._random.random() < 0.1:
                 mapped.flush()
@@ -217,7 +247,7 @@ class _Fsx:
             start = offset % _BLOCK
             letter = self._random.choice(self._letters)
             return (letter * (length // _BLOCK + 2))[start : start + length]
-        at = self._random.randrange(_SIZE - length + 1)
+        at = self._random.randrange(max(1, len(self._model) - length + 1))
         if kind < 0.95:  # shifted by whole blocks, so that it can be deduplicated
             at = max(0, at - (at - offset) % _BLOCK)
         return bytes(self._model[at : at + length]).ljust(length, b"\0")
@@ -226,8 +256,11 @@ class _Fsx:
         if self._way is not Way.UNCACHED_MOUNT:
             os.fsync(self._fd)
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        for offset in range(0, _SIZE, _MAX_LENGTH):
-            self._read(offset, min(_MAX_LENGTH, _SIZE - offset))
+        size = len(self._model)
+        if os.fstat(self._fd).st_size != size:
+            raise self._mismatch(f"{os.fstat(self._fd).st_size} bytes, not {size}")
+        for offset in range(0, size, _MAX_LENGTH):
+            self._read(offset, min(_MAX_LENGTH, size - offset))
 
     def _compare(self, offset: int, length: int, found: bytes) -> None:
         expected = self._model[offset : offset + length]
