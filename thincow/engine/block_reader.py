@@ -9,6 +9,7 @@ from xxhash import xxh3_64_intdigest
 
 from thincow.block_types import COW_BASE
 from thincow.engine.block_map import BlockMap
+from thincow.engine.buffers import new_buffer
 from thincow.engine.checksums import Checksums
 from thincow.engine.contents import Contents
 from thincow.engine.device import Device
@@ -42,7 +43,7 @@ class BlockReader:
         self._checksums = checksums
         self._statistics = statistics
         self._block_size = block_size
-        self._scratch = memoryview(bytearray(max(1 << 20, block_size)))
+        self._scratch = new_buffer(max(1 << 20, block_size))
 
     def read(self, device: Device, offset: int, length: int, fetch: Fetch) -> memoryview:
         """Read bytes of a device; fewer at its end or before a block that cannot be read.
@@ -67,7 +68,7 @@ class BlockReader:
         first = offset // size
         count = (end - 1) // size - first + 1
         if count * size > len(self._scratch):
-            self._scratch = memoryview(bytearray(count * size))
+            self._scratch = new_buffer(count * size)
         buffer = self._scratch[: count * size]
         bad = self.load(device, first, count, buffer, fetch)
         if bad:

@@ -4,6 +4,7 @@ from typing import Final
 
 import numpy as np
 
+from thincow.engine.buffers import new_buffer
 from thincow.engine.contents import Contents
 from thincow.engine.fetch import Fetch, WouldBlock
 
@@ -17,7 +18,7 @@ class Comparison:
         """Compare blocks of `block_size` bytes."""
         self._contents = contents
         self._block_size = block_size
-        self._buffer = memoryview(bytearray(max(1 << 20, block_size)))
+        self._buffer = new_buffer(max(1 << 20, block_size))
 
     def match(
         self, reference: int, data: bytes, at: int, fetch: Fetch, limit: int | None = None
@@ -65,7 +66,7 @@ class Comparison:
     def _load(self, reference: int, length: int, fetch: Fetch) -> tuple[memoryview, frozenset[int]]:
         needed = length * self._block_size
         if needed > len(self._buffer):
-            self._buffer = memoryview(bytearray(needed))
+            self._buffer = new_buffer(needed)
         into = self._buffer[:needed]
         bad = self._contents.load(reference, length, into, fetch)
         if bad is None:

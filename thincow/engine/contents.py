@@ -4,6 +4,7 @@ Also the gate that every new reference passes: what may be referred to at all.
 """
 
 from collections.abc import Mapping
+from typing import Final
 
 from thincow.block_types import COW_BASE, DEVICE_SHIFT, ZERO
 from thincow.engine.cow_store import CowStore
@@ -13,6 +14,7 @@ from thincow.engine.upstream_state import UpstreamState
 from thincow.store.disk import Disk
 
 NO_BAD_BLOCKS: frozenset[int] = frozenset()
+_ZEROS: Final = bytes(1 << 20)
 
 
 class Contents:
@@ -33,7 +35,6 @@ class Contents:
         self._devices = devices
         self._cow = cow
         self._block_size = block_size
-        self._zeros = bytes(1 << 20)
 
     def new_fetch(self) -> Fetch:
         """Return an empty fetch for one engine call."""
@@ -183,8 +184,8 @@ class Contents:
     def _fill_zeros(self, into: memoryview) -> None:
         done = 0
         while done < len(into):
-            part = min(len(into) - done, len(self._zeros))
-            into[done : done + part] = self._zeros[:part]
+            part = min(len(into) - done, len(_ZEROS))
+            into[done : done + part] = _ZEROS[:part]
             done += part
 
     def _pin(self, reference: int, length: int) -> None:
