@@ -131,7 +131,9 @@ class FlushingSession(Session):
         if kind == 0:
             self._write_block(number, at, old)
         elif kind == 1:
-            self._write_block(0, self._random.randrange(self._opened.devices[0].blocks), old)
+            elsewhere = 0 if self._opened.devices[0].blocks else number  # it may have been cut
+            blocks = self._opened.devices[elsewhere].blocks
+            self._write_block(elsewhere, self._random.randrange(blocks), old)
         else:
             now = self._history.model.read(number, at * BLOCK_SIZE, BLOCK_SIZE)
             self._write_block(number, at, self._random.randbytes(BLOCK_SIZE))
