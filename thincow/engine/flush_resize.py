@@ -146,18 +146,22 @@ def _resize(
             the store.
     """
     block_size = tools.source.block_size
-    end = device.upstream_end
-    _note(tools, device, replace(device.row, flush_bytes=size_bytes))
+    before, end = device.row, device.upstream_end
+    _note(tools, device, replace(before, flush_bytes=size_bytes))
     if size_bytes < device.row.size_bytes:
-        tools.parts.upstream.forget(device.first_block + -(-size_bytes // block_size), end)
         cut = device.first_block + size_bytes // block_size
+        tools.parts.upstream.forget(cut, end)
         while tools.contents.is_being_read(cut, end - cut):
             yield Pause.WAIT
     yield from _settle(tools)
     step = UpstreamResize(writer, size_bytes)
     yield step
     if step.error is not None:
-        if writer.size_bytes == device.row.size_bytes:
+        is_untouched = (writer.size_bytes, writer.mtime_ns()) == (
+            before.size_bytes,
+            before.mtime_ns,
+        )
+        if is_untouched and before.flush_bytes is None:
             _note(tools, device, replace(device.row, flush_bytes=None))
         raise FlushError(
             f"upstream device {device.name} cannot be given {size_bytes} bytes: "
@@ -173,6 +177,7 @@ def _resize(
         flush_bytes=None,
     )
     _note(tools, device, found.normal(block_size))
+    tools.parts.upstream.unmark(device.upstream_end, end)
     yield Pause.COMMIT
 
 

@@ -260,13 +260,16 @@ def _row_of(device: int, file: UpstreamFile) -> DeviceRow:
 
 def _seen_again(row: DeviceRow, file: UpstreamFile) -> DeviceRow:
     """Return the row of a device with what was found of its upstream."""
+    size_bytes = file.size_bytes
     if row.type == "none":
         row = replace(row, virtual_bytes=row.seen_bytes, shown_blocks=0)
-    elif row.flush_bytes is not None:
-        row = replace(row, virtual_bytes=row.seen_bytes)
+    elif size_bytes == row.flush_bytes:
+        # Both sizes stay possible until a flush has proved one: a sync of the new one may have
+        # failed, and a power cut brings the old one back then.
+        size_bytes = row.size_bytes
     return replace(
         row,
-        size_bytes=file.size_bytes,
+        size_bytes=size_bytes,
         type=file.type,
         inode=file.inode,
         mtime_ns=file.mtime_ns,

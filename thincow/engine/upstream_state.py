@@ -80,6 +80,13 @@ class UpstreamState:
         self._rows[row.id] = row
         self._fingerprints |= fingerprints
 
+    def unmark(self, first_block: int, end_block: int) -> None:
+        """Note that blocks are not there any more: nothing that was written to them counts."""
+        length = end_block - first_block
+        if length > 0 and self.is_marked(first_block, length):
+            self._marks.remove(first_block, length)
+            self._marks_changed = True
+
     def forget(self, first_block: int, end_block: int) -> None:
         """Let the store forget hash entries and fingerprints of a range of upstream."""
         self._forgotten.append((first_block, end_block))
