@@ -22,9 +22,12 @@ __all__ = ["MUTATIONS"]
 
 
 def _flushing(setting: Setting) -> Setting:
-    """Flush often, in a store that has room for copies and knows what it has seen."""
+    """Flush often, in a store that has room for copies and knows what it has seen.
+
+    Sizes stay: what was cut is in nobody's way.
+    """
     options = replace(setting.options, max_cow_blocks=None, hash_table_bytes=4096)
-    return replace(setting, steps=60, flushes=40.0, options=options)
+    return replace(setting, steps=60, flushes=40.0, truncates=0.0, options=options)
 
 
 def _cut_often(setting: Setting) -> Setting:

@@ -129,8 +129,8 @@ class FlushRun:
             steps.close()
             control.end(failure)
             self._finish_reads()
-        if not self.is_killed:
-            self._finish_commit()
+            if not self.is_killed:
+                self._finish_commit()
 
     def _do(self, step: Step) -> None:
         if step is Pause.COMMIT:

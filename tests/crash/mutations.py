@@ -1,7 +1,7 @@
 """Planted bugs in the order of things. The simulator must notice each: that is its own test.
 
 The bugs are changes of single functions, in effect while a context manager is open. Those in
-flushing are in `flush_mutations`.
+flushing are in `flush_mutations`, and those in changes of sizes in `size_mutations`.
 """
 
 import os

@@ -34,7 +34,7 @@ class Setting:
     many as `recoveries` others go on from a cut, with `recovery_steps` each. `fails_sync`: one
     sync of the file whose name ends so fails. `fails_upstream`: the part of the syncs of upstream
     that fail. `shells`: how often a `sqlite3` shell looks in, `flushes`: how often a flush begins,
-    both in percent of the steps.
+    both in percent of the steps. `truncates`: how many requests change a size, as in `Mix`.
     """
 
     seed: int
@@ -49,6 +49,7 @@ class Setting:
     fails_upstream: float
     shells: float
     flushes: float
+    truncates: float
     garbage: bool
     punch_after_bytes: int
     punch_grain_bytes: int
@@ -91,6 +92,7 @@ class Setting:
             garbage=generator.random() < 0.7,
             punch_after_bytes=generator.choice((0, 1024, 4096)),
             punch_grain_bytes=generator.choice((512, 1024, 4096)),
+            truncates=generator.choice((0.0, 0.0, 3.0, 12.0)),
         )
 
     def first_disk(self) -> dict[str, bytes | None]:

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from tests.crash.checker import Found, Layout, examine, judge_upstream
 from tests.crash.crash_states import State, crash_states, fingerprint, fingerprint_of_metadata
-from tests.crash.flush_mutations import MUTATIONS
 from tests.crash.flush_session import FlushingSession
 from tests.crash.history import History
 from tests.crash.mutations import Mutation
 from tests.crash.operations import DiskImage, Write
 from tests.crash.recording import Recorder
 from tests.crash.setting import BLOCK_SIZE, MEMORY, Setting
+from tests.crash.size_mutations import MUTATIONS
 from tests.crash.workload import LiveMismatchError
 from tests.support.disk_model import DiskModel
 from thincow.errors import ThincowError

@@ -2,8 +2,8 @@ from itertools import count
 
 import pytest
 
-from tests.crash.flush_mutations import MUTATIONS
 from tests.crash.simulator import simulate
+from tests.crash.size_mutations import MUTATIONS
 
 MAX_STATES = 36_000
 

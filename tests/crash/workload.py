@@ -49,7 +49,8 @@ class Session:
         self._recorder = recorder
         self._history = history
         self._random = generator
-        self._operations = OperationGenerator(generator.randrange(1 << 30), history.model, Mix())
+        mix = Mix(truncate=setting.truncates)
+        self._operations = OperationGenerator(generator.randrange(1 << 30), history.model, mix)
         self._disk = RecordingDisk(recorder)
         self._engine: Engine | None = None
         self._snapshots: list[Snapshot] = []
