@@ -66,6 +66,12 @@ def write_of(seed: int, number: int) -> tuple[str, int, bytes]:
     return name, first * _BLOCK, stamped(1, number, first * _BLOCK, length)
 
 
+def describe_write(seed: int, number: int) -> str:
+    """Return where a write goes, for messages."""
+    name, offset, data = write_of(seed, number)
+    return f"{len(data)} bytes at {offset} of {name}"
+
+
 def client(devices: Path, seed: int) -> None:
     """Write for ever, one write after the other, and sync now and then."""
     fds = {name: os.open(devices / name, os.O_RDWR) for name in _SIZES}
@@ -87,8 +93,16 @@ def flusher(flush: Path, seed: int) -> None:
         time.sleep(chance.uniform(0, 0.2))
 
 
-def moment_of(seed: int, shown: dict[str, bytes], most: int) -> int | None:
-    """Return the number of writes after which the devices hold what is shown; None for never."""
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The number of writes after which devices are most like what is shown, and what is not."""
+
+    writes: int
+    wrong: frozenset[tuple[str, int]]
+
+
+def moment_of(seed: int, shown: dict[str, bytes], most: int) -> Moment:
+    """Find the number of writes after which the devices hold what is shown, or nearly."""
     now = {name: bytearray(content) for name, content in original().items()}
     wrong = {
         (name, at)
@@ -96,9 +110,12 @@ def moment_of(seed: int, shown: dict[str, bytes], most: int) -> int | None:
         for at in range(0, len(content), _BLOCK)
         if content[at : at + _BLOCK] != shown[name][at : at + _BLOCK]
     }
+    best = Moment(0, frozenset(wrong))
     for number in range(most):
+        if len(wrong) < len(best.wrong):
+            best = Moment(number, frozenset(wrong))
         if not wrong:
-            return number
+            break
         name, offset, data = write_of(seed, number)
         now[name][offset : offset + len(data)] = data
         for at in range(offset, offset + len(data), _BLOCK):
@@ -106,7 +123,7 @@ def moment_of(seed: int, shown: dict[str, bytes], most: int) -> int | None:
                 wrong.discard((name, at))
             else:
                 wrong.add((name, at))
-    return None
+    return best
 
 
 class BackupRounds:
@@ -161,8 +178,12 @@ class BackupRounds:
             shown = self._shown_by(target, number)
             view.require_valid()
         moment = moment_of(self.seed, shown, 1 << 20)
-        assert moment is not None, f"seed {self.seed}, backup {number}: of no single moment"
-        self.totals.writes = max(self.totals.writes, moment)
+        assert not moment.wrong, (
+            f"seed {self.seed}, backup {number}: of no single moment; all but "
+            f"{sorted(moment.wrong)} is as after {moment.writes} writes, the next of which is "
+            f"{describe_write(self.seed, moment.writes)}"
+        )
+        self.totals.writes = max(self.totals.writes, moment.writes)
 
     def _shown_by(self, target: Path, number: int) -> dict[str, bytes]:
         options = ("--deep", "--upstream", self._mount.upstream)
