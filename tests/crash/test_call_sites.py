@@ -15,6 +15,7 @@ from tests.crash.failing import EXEMPT, NOT_SERVED, Fault, Site, seam_methods, v
 from tests.crash.service import Service, root_of
 from tests.crash.setting import MEMORY, Setting, patched
 from thincow.engine import committer
+from thincow.store import upstream_writer
 from thincow.store.disk import Disk
 
 CALLS_PER_SITE = 6
@@ -42,7 +43,8 @@ def serve_at(root: Path, fault: Fault) -> Service:
     )
     root_of(setting)
     service = Service(setting, fault)
-    with setting.applied(), patched(committer, "_RETRY_S", 0.0):
+    often = patched(upstream_writer, "_WRITEBACK_BYTES", 1024)
+    with setting.applied(), often, patched(committer, "_RETRY_S", 0.0):
         service.run()
     return service
 

@@ -80,6 +80,8 @@ class Flush:
         self._errors: dict[int, str] = {}
         self._sampled: set[int] = set()
         self._drops_hashes = True
+        self._learnt: tuple[list[int], list[int]] = ([], [])
+        """Hashes and addresses of the last batch, to be committed beside the writes of the next."""
         self._saw_needed = False
         self.done = 0
         """Blocks flushed."""
@@ -132,6 +134,7 @@ class Flush:
             resized = yield from grow_upstreams(self._tools, self._devices, self._writers)
             for device in self._devices:
                 copied += yield from self._sweep(device, copied_blocks)
+            self._note_learnt()
             yield from self._settle()
             if not self._is_over():
                 cuts = yield from cut_upstreams(self._tools, self._devices, self._writers)
@@ -227,6 +230,7 @@ class Flush:
             work = BatchWrite(
                 device, batch.addresses, batch.references, self._tools.source, writer, unproved
             )
+            self._note_learnt()
             yield work
             self._take(device, work)
             yield from self._settle()
@@ -237,7 +241,7 @@ class Flush:
     def _take(self, device: Device, work: BatchWrite) -> None:
         """Change the map by what was written."""
         parts = self._tools.parts
-        is_good = np.array([int(a) not in work.bad for a in work.addresses], np.bool_)
+        is_good = ~np.isin(work.addresses, list(work.bad))
         written = work.addresses[is_good]
         is_touched = np.zeros(len(written), np.bool_)
         for start, length in self._note_changes():
@@ -247,12 +251,11 @@ class Flush:
             for start, length in merge_numbers(written[~is_touched]):
                 self._map.assign(start, [(start, length)])
         runs = merge_numbers(written)
-        row = row_after_write(device.row, work.mtime_ns)
-        device.update(row)
+        device.update(row := row_after_write(device.row, work.mtime_ns))
         addresses = written.tolist()
-        prints = work.fingerprints(self._sampled.intersection(addresses))
-        parts.upstream.written(runs, row, prints)
-        parts.hashes.note_flushed([work.hashes[address] for address in addresses], addresses)
+        sampled = self._sampled.intersection(addresses)
+        parts.upstream.written(runs, row, work.fingerprints(sampled))
+        self._learnt = (work.hashes[is_good].tolist(), addresses)
         device.stats.flush_writes += len(addresses) - work.equal_blocks
         device.stats.flush_equal += work.equal_blocks
         device.stats.flush_errors += len(work.bad)
@@ -263,6 +266,10 @@ class Flush:
             offset = (address - device.first_block) * self._tools.source.block_size
             self._errors[address] = f"{device.name}: byte {offset}: {reason}"
             _log.error("flush: %s", self._errors[address])
+
+    def _note_learnt(self) -> None:
+        learnt, self._learnt = self._learnt, ([], [])
+        self._tools.parts.hashes.note_flushed(*learnt)
 
     def _blocks_left(self) -> int:
         limit = self._order.max_blocks

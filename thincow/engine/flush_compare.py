@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from thincow.engine.block_ranges import BlockRanges
+from thincow.engine.buffers import new_buffer
 from thincow.engine.flush_source import Source
 from thincow.engine.runs import BoolArray, Int64Array
 
@@ -22,16 +23,12 @@ _EXTENTS_AT_ONCE: Final = 256
 def held_upstream(source: Source, address: int, data: bytearray | memoryview) -> BoolArray:
     """Tell of each block of some contents whether upstream blocks from `address` on hold it."""
     count = len(data) // source.block_size
-    held = bytearray(len(data))
+    held = new_buffer(len(data))
     try:
-        if not source.peek(address, count, memoryview(held)):
+        if not source.peek(address, count, held):
             return np.zeros(count, np.bool_)
     except OSError:
         return np.zeros(count, np.bool_)
-    if held == data:
-        return np.ones(count, np.bool_)
-    if count == 1:
-        return np.zeros(1, np.bool_)
     left, right = (np.frombuffer(side, np.int64).reshape(count, -1) for side in (held, data))
     # Different blocks mostly differ at once.
     equal: BoolArray = left[:, 0] == right[:, 0]

@@ -19,17 +19,17 @@ class Source:
     block_size: int
 
     def read(self, reference: int, length: int, into: memoryview) -> None:
-        """Read a run of blocks into a zeroed buffer of exactly its size.
+        """Read a run of blocks into a buffer of exactly its size; zeros follow a device's end.
 
         Raises:
             OSError: when any of it cannot be read.
         """
-        if reference == ZERO:
+        fd, offset, count = self._begin(reference, length, into)
+        if count == 0 or self.disk.read_cached(fd, into[:count], offset):
             return
-        fd, offset, count = self._place(reference, length)
         data = self.disk.read(fd, count, offset)
         if len(data) != count:
-            raise OSError(5, "the source of a block is too short")
+            raise OSError(errno.EIO, "the source of a block is too short")
         into[:count] = data
 
     def peek(self, reference: int, length: int, into: memoryview) -> bool:
@@ -38,9 +38,9 @@ class Source:
         Raises:
             OSError: when it cannot be read at all.
         """
-        if reference == ZERO:
+        fd, offset, count = self._begin(reference, length, into)
+        if count == 0:
             return True
-        fd, offset, count = self._place(reference, length)
         pages = -(-(offset + count) // PAGESIZE) - offset // PAGESIZE
         if self.disk.cached_pages(fd, offset, count) < pages:
             return False
@@ -50,6 +50,13 @@ class Source:
         """Tell whether no block of a range of upstream is in memory."""
         fd, offset, count = self._place(address, length)
         return self.disk.cached_pages(fd, offset, count) == 0
+
+    def _begin(self, reference: int, length: int, into: memoryview) -> tuple[int, int, int]:
+        """Return what `_place` does, and fill the rest of a buffer with zeros."""
+        fd, offset, count = (-1, 0, 0) if reference == ZERO else self._place(reference, length)
+        if count < len(into):
+            into[count:] = bytes(len(into) - count)
+        return fd, offset, count
 
     def _place(self, reference: int, length: int) -> tuple[int, int, int]:
         """Return descriptor, offset and number of bytes (fewer at the end of a device)."""

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
+from thincow.engine.buffers import new_buffer
 from thincow.engine.device import Device
 from thincow.engine.flush_compare import held_upstream
 from thincow.engine.flush_source import Source
@@ -35,11 +37,14 @@ class BatchWrite:
     """Runs of blocks that must not be compared with upstream."""
     bad: dict[int, str] = field(default_factory=dict)
     """Addresses that were not written, and why."""
-    hashes: dict[int, int] = field(default_factory=dict)
-    """Unsigned hash of each block that was written, by address."""
+    hashes: npt.NDArray[np.uint64] = field(init=False)
+    """Unsigned hash of each block; of those in `bad` that mean nothing."""
     equal_blocks: int = 0
     """How many blocks upstream held already."""
     mtime_ns: int | None = None
+
+    def __post_init__(self) -> None:
+        self.hashes = np.zeros(len(self.addresses), np.uint64)
 
     def run(self) -> None:
         """Write and sync. What fails is left in `bad`."""
@@ -48,9 +53,10 @@ class BatchWrite:
         self.mtime_ns = self.writer.mtime_ns()
 
     def fingerprints(self, sampled: Iterable[int]) -> dict[int, int]:
-        """Return the signed hashes of some of the blocks that were written."""
-        hashes = ((address, self.hashes[address]) for address in sampled)
-        return {address: value - (value >> 63 << 64) for address, value in hashes}
+        """Return the signed hashes of some of the blocks that were written, by address."""
+        addresses = sorted(sampled)
+        values = self.hashes[np.searchsorted(self.addresses, addresses)].view(np.int64)
+        return dict(zip(addresses, values.tolist(), strict=True))
 
     def _write_all(self) -> bool:
         try:
@@ -100,15 +106,18 @@ class BatchWrite:
             self._write_synced(first + half, buffer[half * size :])
 
     def _pieces(self) -> Iterator[tuple[int, memoryview]]:
-        """Go through the contents as (address of the first block, buffer of consecutive blocks)."""
+        """Go through the contents as (address of the first block, contents of blocks from there).
+
+        The contents are valid until the next step.
+        """
         size = self.source.block_size
         most = max(1, _PIECE_BYTES // size)
+        buffer = new_buffer(most * size)
         for run_start, run_length in merge_numbers(self.addresses):
             at = int(np.searchsorted(self.addresses, run_start))
             for low in range(at, at + run_length, most):
                 high = min(low + most, at + run_length)
-                buffer = memoryview(bytearray((high - low) * size))
-                yield from self._load(low, high, buffer)
+                yield from self._load(low, high, buffer[: (high - low) * size])
 
     def _load(self, low: int, high: int, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
         size = self.source.block_size
@@ -121,9 +130,9 @@ class BatchWrite:
                 self.source.read(int(references[start]), end - start, part)
             except OSError:
                 unreadable += self._load_singly(low + start, low + end, part)
-        for index in range(high - low):
-            view = buffer[index * size : (index + 1) * size]
-            self.hashes[int(self.addresses[low + index])] = xxh3_64_intdigest(view)
+        self.hashes[low:high] = [
+            xxh3_64_intdigest(buffer[at : at + size]) for at in range(0, len(buffer), size)
+        ]
         begin = 0
         for stop in [*unreadable, high]:
             index = stop - low

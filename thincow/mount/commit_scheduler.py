@@ -59,6 +59,10 @@ class CommitScheduler:
         if self._engine.commit_due:
             self._due.set()
 
+    def commit_soon(self) -> None:
+        """Let a commit of what there is begin in the background."""
+        self._due.set()
+
     async def sync(self) -> None:
         """Return when everything written before the call is in a durable commit.
 
