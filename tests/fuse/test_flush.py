@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.faulty_disk import faulty_disk
-from tests.support.flushing import command, state, wait_for_batch, write
+from tests.support.flushing import Way, command, flush, state, wait_for_batch, write
 from tests.support.mounting import Mount
 
 BLOCK = 4096
@@ -18,13 +18,14 @@ def upstream(mount: Mount, name: str) -> bytes:
     return (mount.upstream / name).read_bytes()
 
 
-def test_one_new_block_is_written_back(mount: Mount) -> None:
+@pytest.mark.parametrize("way", Way)
+def test_one_new_block_is_written_back(mount: Mount, way: Way) -> None:
     mount.add("disk", os.urandom(16 * BLOCK))
     mount.start()
     assert state(mount) == "clean"
     write(mount, "disk", os.urandom(BLOCK), 5 * BLOCK)
     assert state(mount) == "ready"
-    assert command(mount, "full\n") == 0
+    assert flush(mount, way) == ""
     assert state(mount) == "clean"
     shown = (mount.devs / "disk").read_bytes()
     assert upstream(mount, "disk") == shown
@@ -35,14 +36,15 @@ def test_one_new_block_is_written_back(mount: Mount) -> None:
     assert (mount.devs / "disk").read_bytes() == shown
 
 
-def test_sixteen_blocks_at_a_time_take_four_rounds(mount: Mount) -> None:
+@pytest.mark.parametrize("way", Way)
+def test_sixteen_blocks_at_a_time_take_four_rounds(mount: Mount, way: Way) -> None:
     mount.add("disk", os.urandom(64 * BLOCK))
     mount.start()
     new = os.urandom(64 * BLOCK)
     write(mount, "disk", new)
     rounds = 0
     while state(mount) != "clean":
-        assert command(mount, "16\n") == 0
+        assert flush(mount, way, blocks=16) == ""
         rounds += 1
         mount.restart()
     assert rounds == 4
@@ -52,7 +54,10 @@ def test_sixteen_blocks_at_a_time_take_four_rounds(mount: Mount) -> None:
 @pytest.mark.parametrize(
     "options", [(), ("--hash-table-size", "256")], ids=["plain", "overwhelmed"]
 )
-def test_swapped_devices_are_swapped_upstream(mount: Mount, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("way", Way)
+def test_swapped_devices_are_swapped_upstream(
+    mount: Mount, options: tuple[str, ...], way: Way
+) -> None:
     contents = {name: os.urandom(16 * BLOCK) for name in "abcd"}
     contents["d"] = contents["c"][: 8 * BLOCK] * 2
     for name, content in contents.items():
@@ -62,7 +67,7 @@ def test_swapped_devices_are_swapped_upstream(mount: Mount, options: tuple[str, 
         (mount.devs / name).read_bytes()
     for name, other in (("a", "b"), ("b", "a"), ("c", "d"), ("d", "c")):
         write(mount, name, contents[other])
-    assert command(mount, "full\n") == 0
+    assert flush(mount, way, options=options) == ""
     for name, other in (("a", "b"), ("b", "a"), ("c", "d"), ("d", "c")):
         assert upstream(mount, name) == contents[other]
         assert (mount.devs / name).read_bytes() == contents[other]

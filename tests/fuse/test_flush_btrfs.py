@@ -3,21 +3,22 @@
 import pytest
 
 from tests.support.btrfs_array import Array, convert, hash_file, known_to_btrfs
-from tests.support.flushing import command, state
+from tests.support.flushing import Way, flush, state
 from tests.support.loop_devices import loop_device, mounted
 from tests.support.mounting import Mount, shell
 
 pytestmark = pytest.mark.needs_root
 
 
-def test_converted_btrfs_is_right_upstream(mount: Mount) -> None:
+@pytest.mark.parametrize("way", Way)
+def test_converted_btrfs_is_right_upstream(mount: Mount, way: Way) -> None:
     array = Array(mount.upstream, elsewhere={})
     mount.start()
     convert(mount.devs, mount.directory / "fs", array)
     seen = {name: hash_file(mount.devs / name) for name in array.paths}
     assert seen != array.hashes
     assert array.hash_images() == array.hashes
-    assert command(mount, "full\n") == 0
+    assert flush(mount, way) == ""
     assert state(mount) == "clean"
     assert {name: hash_file(mount.devs / name) for name in array.paths} == seen
     mount.umount()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import NewMount
+from tests.support.flushing import offline_arguments
 from tests.support.mounting import Mount, run_thincow, thincow_command, thincow_environment
 
 BLOCK = 4096
@@ -29,10 +30,6 @@ def write(mount: Mount, name: str, data: bytes, offset: int = 0) -> None:
 
 def flush_offline(mount: Mount, *options: str) -> subprocess.CompletedProcess[str]:
     return run_thincow("flush", *offline_arguments(mount), *options)
-
-
-def offline_arguments(mount: Mount) -> list[str | Path]:
-    return ["--offline", "--data-dir", mount.data, "--upstream", mount.upstream]
 
 
 def new_data(mount: Mount, _old: Contents) -> None:

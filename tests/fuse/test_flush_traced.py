@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.flushing import command, state, write
+from tests.support.flushing import Way, command, offline_arguments, state, write
 from tests.support.mounting import Mount, is_mounted, thincow_command, thincow_environment
 
 BLOCK = 4096
@@ -24,8 +24,7 @@ _PARTS = re.compile(r"^(\d+) +(.*) <unfinished \.\.\.>$|^(\d+) +<\.\.\. \w+ resu
 def traced(mount: Mount, *options: str) -> Iterator[Path]:
     """Mount in the foreground under strace until the block ends; give the file with the calls."""
     trace = mount.directory / "trace"
-    tracer = ["strace", "-f", "-y", "-s", "16", "-o", str(trace), "-e", f"trace={_CALLS}", "--"]
-    command = [*tracer, *thincow_command(*mount.arguments("-f", *options))]
+    command = _under_strace(trace, *mount.arguments("-f", *options))
     with subprocess.Popen(command, env=thincow_environment()) as process:
         while not is_mounted(mount.point) or not mount.devs.is_dir():
             assert process.poll() is None
@@ -33,6 +32,11 @@ def traced(mount: Mount, *options: str) -> Iterator[Path]:
         yield trace
         mount.umount()
         assert process.wait() == 0
+
+
+def _under_strace(trace: Path, *arguments: str | Path) -> list[str]:
+    tracer = ["strace", "-f", "-y", "-s", "16", "-o", str(trace), "-e", f"trace={_CALLS}", "--"]
+    return [*tracer, *thincow_command(*arguments)]
 
 
 def calls(trace: Path) -> list[tuple[str, str]]:
@@ -77,12 +81,19 @@ def test_upstream_is_never_opened_for_writing(mount: Mount, option: str) -> None
     assert not any("write" in name for name, _ in of_upstream)
 
 
-def test_flush_syncs_upstream_between_the_commits_that_mark_and_forget(mount: Mount) -> None:
+@pytest.mark.parametrize("way", Way)
+def test_flush_syncs_upstream_between_the_commits_that_mark_and_forget(
+    mount: Mount, way: Way
+) -> None:
     path = mount.add("disk", os.urandom(600 * BLOCK))
     with traced(mount) as trace:
         (mount.devs / "disk").read_bytes()
         write(mount, "disk", os.urandom(500 * BLOCK))
-        assert command(mount, "full\n") == 0
+        if way is Way.MOUNTED:
+            assert command(mount, "full\n") == 0
+    if way is Way.OFFLINE:
+        flush = _under_strace(trace, "flush", *offline_arguments(mount))
+        subprocess.run(flush, env=thincow_environment(), check=True)
     log = f"<{mount.database}-wal>"
     events = []
     for name, arguments in calls(trace):

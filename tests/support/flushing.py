@@ -4,9 +4,47 @@ import os
 import sqlite3
 import time
 from contextlib import closing
+from enum import StrEnum
 from pathlib import Path
 
-from tests.support.mounting import TIMEOUT_S, Mount
+from tests.support.mounting import TIMEOUT_S, Mount, run_thincow
+
+
+class Way(StrEnum):
+    """How a store is flushed."""
+
+    MOUNTED = "mounted"
+    OFFLINE = "offline"
+
+
+def flush(
+    mount: Mount, way: Way, *, blocks: int | None = None, options: tuple[str, ...] = ()
+) -> str:
+    """Flush a store that is mounted, unmounting it for that if need be.
+
+    Args:
+        mount: it is mounted afterwards, too.
+        way: how.
+        blocks: how many at most; None for all.
+        options: to mount it with again.
+
+    Returns:
+        What went wrong; empty when nothing did.
+    """
+    if way is Way.MOUNTED:
+        failed = command(mount, f"{blocks or 'full'}\n")
+        return state(mount).removeprefix("error\n") if failed else ""
+    mount.umount()
+    limit = () if blocks is None else ("--blocks", str(blocks))
+    done = run_thincow("flush", *offline_arguments(mount), *limit)
+    mount.start(*options)
+    assert (done.returncode == 0) == (done.stderr == "")
+    return done.stderr.removeprefix("thincow: flush: ")
+
+
+def offline_arguments(mount: Mount) -> list[str | Path]:
+    """Return the arguments of `thincow flush` for a store that is not mounted."""
+    return ["--offline", "--data-dir", mount.data, "--upstream", mount.upstream]
 
 
 def command(mount: Mount, text: str) -> int:

@@ -1,8 +1,8 @@
 """Kills a mount at random instants of a flush, again and again, and looks for what was lost.
 
-Each round changes the devices in one of several ways, begins a full flush, kills the process,
-compares what the store shows, now and then cuts the flush that goes on too, and then flushes to
-the end: upstream must equal what the devices showed before.
+Each round changes the devices in one of several ways, begins a full flush, through the mount or
+without one, kills the process, compares what the store shows, now and then cuts the flush that goes
+on too, and then flushes to the end: upstream must equal what the devices showed before.
 """
 
 import os
@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.support.flushing import command, shown, state, upstream, write
-from tests.support.mounting import Mount, wait_for_end
+from tests.support.flushing import command, offline_arguments, shown, state, upstream, write
+from tests.support.mounting import Mount, thincow_command, thincow_environment, wait_for_end
 
 _ROUNDS_A_STORE: Final = 5
 _BLOCK_SIZES: Final = (4096, 512, 65536)
 _OPTIONS: Final = ((), ("--checksum-bits", "32"), ("--hash-table-size", "4K"))
 _SIZES: Final = {"a": 8 << 20, "b": 8 << 20, "odd": 1_300_001}
 _SLOWEST_S: Final = 10.0
+_LOG: Final = "metadata.db-wal"
 
 
 @dataclass
@@ -107,7 +108,9 @@ class _Store:
         expected = self._change()
         cuts = self._random.choice((1, 1, 1, 2, 3))
         for _ in range(cuts):
-            self._cut_flush()
+            self._random.choice((self._cut_flush, self._cut_offline_flush))()
+            self._totals.kills += 1
+            self._count_what_is_left()
             if self._random.random() < 0.5:
                 self._check()
             self._mount.start(*self._options)
@@ -164,8 +167,18 @@ class _Store:
             time.sleep(self._random.uniform(0, self._flush_took_s))
             os.kill(pid, signal.SIGKILL)
             wait_for_end(pid)
-        self._totals.kills += 1
-        self._count_what_is_left()
+
+    def _cut_offline_flush(self) -> None:
+        self._mount.umount()
+        flush = thincow_command("flush", *offline_arguments(self._mount))
+        with subprocess.Popen(
+            flush, env=thincow_environment(), stdout=subprocess.DEVNULL
+        ) as process:
+            # It has begun when it has made the log.
+            while process.poll() is None and not self._mount.database.with_name(_LOG).exists():
+                time.sleep(0.001)
+            time.sleep(self._random.uniform(0, self._flush_took_s))
+            process.kill()
 
     def _count_what_is_left(self) -> None:
         # In a copy: to look must not change what was left.
