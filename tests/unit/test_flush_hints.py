@@ -132,3 +132,13 @@ def test_flush_cancelled_between_batches_begins_no_other(store: EngineStore) -> 
     store.engine.flush.end(None)
     assert flush.done == 2
     assert store.read_blocks("a") == "wxyz"
+
+
+def test_block_read_during_a_flush_is_known_once_it_is_read_again(store: EngineStore) -> None:
+    store.add("a", "abcdefgh")
+    store.open()
+    store.write_blocks("a", 0, "x")
+    store.engine.flush.run(FlushOrder(), lambda: store.read_blocks("a", 4, 4))
+    assert store.read_blocks("a", 4, 4) == "efgh"
+    store.write_blocks("a", 1, "g")
+    assert store.places("a")[1] == "a 6"

@@ -61,8 +61,12 @@ class HashIndex:
 
     @property
     def takes_hints(self) -> bool:
-        """Whether what is merely read should be noted: not while commits cannot keep up."""
-        return len(self._staged) < self._max_staged
+        """Whether what is merely read should be noted.
+
+        Not while commits cannot keep up, nor while a flush runs: what is noted as seen without its
+        hash would not be hashed again.
+        """
+        return self.learns_upstream and len(self._staged) < self._max_staged
 
     def stop_hints(self) -> None:
         """Take none from now on: no commit will ever store them."""
