@@ -9,6 +9,7 @@ import numpy as np
 from tests.crash.mutations import MUTATIONS, mutation
 from tests.crash.setting import Setting, do_nothing, patched
 from thincow.engine import open_identity
+from thincow.engine.block_ranges import BlockRanges
 from thincow.engine.contents import Contents
 from thincow.engine.flush import Flush
 from thincow.engine.flush_selection import FlushSelector
@@ -105,7 +106,7 @@ def durably_referenced_block_overwritten() -> Iterator[None]:
         upstream._drops_hashes = False
         data = committer._store.database
         with data.transaction():
-            flushing_table.replace(data.writer, list(upstream._marks))
+            flushing_table.replace(data.writer, upstream._marks.runs())
             committer.hash_entries -= hashes_table.drop_overwritten(data.writer)
             globals_table.store(data.writer, {"hash_entries": committer.hash_entries})
 
@@ -140,9 +141,9 @@ def rewritten_block_taken_for_flushed() -> Iterator[None]:
     """What clients write during a batch goes unnoticed."""
     right = Flush._note_changes
 
-    def wrong(self: Flush) -> list[tuple[int, int]]:
+    def wrong(self: Flush) -> BlockRanges:
         right(self)
-        return []
+        return BlockRanges.of(())
 
     with patched(Flush, "_note_changes", wrong):
         yield
@@ -197,8 +198,9 @@ def blocks_that_were_not_written_unmarked() -> Iterator[None]:
 
     def wrong(self: Flush, device: Any, work: Any) -> None:
         right(self, device, work)
-        for address in work.bad:
-            self._tools.parts.upstream._marks.remove(address, 1)
+        upstream = self._tools.parts.upstream
+        bad = BlockRanges.of((address, 1) for address in work.bad)
+        upstream._marks = upstream._marks.minus(bad)
 
     with patched(Flush, "_take", wrong):
         yield
@@ -210,7 +212,7 @@ def block_whose_sync_failed_taken_for_equal() -> Iterator[None]:
     right = BatchWrite.run
 
     def wrong(self: BatchWrite) -> None:
-        self.unproved = []
+        self.unproved = BlockRanges.of(())
         right(self)
 
     with patched(BatchWrite, "run", wrong):

@@ -46,7 +46,7 @@ def test_client_may_restore_a_block_while_nothing_can_be_copied(
                 store.engine.commit()
             elif isinstance(step, PieceRead):
                 step.run()
-                step.failed = fails
+                step.error = "Input/output error" if fails else None
                 if not has_written:
                     store.write("a", free * BLOCK, old[free])
                     new[free] = old[free]

@@ -13,7 +13,6 @@ first.
 """
 
 import errno
-import logging
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -22,7 +21,9 @@ import numpy as np
 
 from thincow.block_types import COW_BASE
 from thincow.engine.block_map import BlockMap
+from thincow.engine.block_ranges import BlockRanges
 from thincow.engine.device import Device
+from thincow.engine.flush_bad_blocks import BadBlocks
 from thincow.engine.flush_copy import copy_needed
 from thincow.engine.flush_resize import cut_upstreams, grow_upstreams, refuse_fixed_sizes
 from thincow.engine.flush_selection import FlushSelector, Selection
@@ -30,14 +31,12 @@ from thincow.engine.flush_steps import FlushTools, Pause, Step
 from thincow.engine.flush_users import describe_waiting
 from thincow.engine.flush_write import BatchWrite
 from thincow.engine.flush_writers import UpstreamWriters
-from thincow.engine.free_runs import FreeRuns, Run
+from thincow.engine.free_runs import Run
 from thincow.engine.runs import merge_numbers
 from thincow.engine.upstream_state import row_after_write
 from thincow.errors import FlushError
 from thincow.store import devices_table, extents_table
 from thincow.store.connection import DatabaseError
-
-_log = logging.getLogger(__name__)
 
 _BATCH_BYTES: Final = 64 << 20
 _FEW: Final = 8
@@ -73,11 +72,10 @@ class Flush:
         self._writers = UpstreamWriters(tools.disk, tools.parts.upstream)
         self._cuts_waiting: list[str] = []
         self._batch_blocks = max(1, order.batch_bytes // tools.source.block_size)
-        self._skipped = FreeRuns()
-        self._changed = FreeRuns()
+        self._changed = BlockRanges.of(())
         """Blocks that clients changed in this pass. They wait for the next one: only blocks that
         were dirty when it began have lost their hash entries."""
-        self._errors: dict[int, str] = {}
+        self._bad = BadBlocks(tools.source)
         self._sampled: set[int] = set()
         self._drops_hashes = True
         self._learnt: tuple[list[int], list[int]] = ([], [])
@@ -120,8 +118,8 @@ class Flush:
             hashes.learns_upstream = True
             self._map.watched = None
             self._writers.close()
-        if self._errors:
-            raise FlushError(self._describe_errors(), errno.EIO)
+        if self._bad:
+            raise FlushError(self._bad.describe(), errno.EIO)
 
     def _passes(self) -> Generator[Step, None, None]:
         copied_blocks = 0
@@ -129,7 +127,7 @@ class Flush:
             before = self.done
             self._saw_needed = False
             self._drops_hashes = True
-            self._changed, self._map.watched = FreeRuns(), []
+            self._changed, self._map.watched = BlockRanges.of(()), []
             copied = 0
             resized = yield from grow_upstreams(self._tools, self._devices, self._writers)
             for device in self._devices:
@@ -141,7 +139,7 @@ class Flush:
                 resized += cuts.done
                 self._cuts_waiting = cuts.waiting
                 self._saw_needed |= bool(cuts.waiting)
-            left = self._count_dirty() - self._skipped.blocks
+            left = self._count_dirty() - self._bad.unwritten.blocks
             progress = self.done - before
             if left <= 0 and not any(device.row.needs_resize for device in self._devices):
                 return
@@ -150,8 +148,9 @@ class Flush:
             is_stuck = not progress and not copied
             if self._order.copies and not copied_blocks and progress * _FEW < left:
                 copied_blocks = self._batch_blocks
-            elif is_stuck and not (self._order.copies and self._changed):
-                if self._saw_needed and self._order.copies and not self._is_over():
+            elif is_stuck and not (self._order.copies and self._changed.blocks):
+                can_copy = self._order.copies and not self._is_over()
+                if self._saw_needed and can_copy and not self._bad:
                     raise self._stuck(left)
                 return
 
@@ -169,8 +168,11 @@ class Flush:
                 few = (~selection.needed).sum() * 2 < len(selection.addresses)
                 if few:
                     runs = self._movable(selection, copied_blocks)
-                    count = yield from copy_needed(self._tools, self._selector, runs)
-                    copied += count
+                    copies = yield from copy_needed(
+                        self._tools, self._selector, runs, self._is_over
+                    )
+                    copied += copies.blocks
+                    self._bad.note_unreadable(copies.unreadable)
                     # Clients went on meanwhile, also when nothing could be copied: what was chosen
                     # before may be shown elsewhere by now.
                     yield from self._settle()
@@ -185,25 +187,26 @@ class Flush:
     def _select(self, device: Device, position: int) -> Selection:
         self._note_changes()
         return self._selector.select(
-            device, position, self._batch_blocks, self._skipped, self._changed
+            device, position, self._batch_blocks, self._bad.unwritten, self._changed
         )
 
     def _movable(self, selection: Selection, limit: int) -> list[Run]:
         """Return runs of blocks that may be copied, since only flushed devices show them."""
-        addresses = selection.addresses[selection.needed]
+        unreadable = self._bad.unreadable
+        is_in_vain = unreadable.contains(selection.addresses)
+        is_in_vain |= unreadable.contains(selection.references)
+        addresses = selection.addresses[selection.needed & ~is_in_vain]
         if self._others:
             others = frozenset(device.id for device in self._others)
             addresses = addresses[~self._selector.needed(addresses, others)]
         return merge_numbers(addresses[:limit])
 
-    def _note_changes(self) -> list[Run]:
-        """Take the runs of blocks that clients changed since this was asked last."""
+    def _note_changes(self) -> BlockRanges:
+        """Take what clients changed since this was asked last."""
         assert self._map.watched is not None
-        runs, self._map.watched = self._map.watched, []
-        for run in runs:
-            self._changed.remove(*run)
-            self._changed.add(*run)
-        return runs
+        changes, self._map.watched = BlockRanges.of(self._map.watched), []
+        self._changed = self._changed.plus(changes)
+        return changes
 
     def _settle(self) -> Generator[Step, None, None]:
         """Commit, and wait until no other commit is under way."""
@@ -223,7 +226,7 @@ class Flush:
             while any(contents.is_being_read(*run) for run in runs):
                 yield Pause.WAIT
             writer = self._writers.open(device)
-            unproved = [run for run in runs if parts.upstream.is_marked(*run)]
+            unproved = parts.upstream.marks
             parts.upstream.mark(runs, drop_hashes=self._drops_hashes)
             self._drops_hashes = False
             yield from self._settle()
@@ -243,10 +246,7 @@ class Flush:
         parts = self._tools.parts
         is_good = ~np.isin(work.addresses, list(work.bad))
         written = work.addresses[is_good]
-        is_touched = np.zeros(len(written), np.bool_)
-        for start, length in self._note_changes():
-            low, high = np.searchsorted(written, (start, start + length))
-            is_touched[low:high] = True
+        is_touched = self._note_changes().contains(written)
         with self._map.unwatched():
             for start, length in merge_numbers(written[~is_touched]):
                 self._map.assign(start, [(start, length)])
@@ -260,12 +260,8 @@ class Flush:
         device.stats.flush_equal += work.equal_blocks
         device.stats.flush_errors += len(work.bad)
         self.done += len(addresses)
-        for address, reason in sorted(work.bad.items()):
-            self._skipped.remove(address, 1)
-            self._skipped.add(address, 1)
-            offset = (address - device.first_block) * self._tools.source.block_size
-            self._errors[address] = f"{device.name}: byte {offset}: {reason}"
-            _log.error("flush: %s", self._errors[address])
+        self._bad.note_unwritten(work.bad)
+        self._bad.forget(written)
 
     def _note_learnt(self) -> None:
         learnt, self._learnt = self._learnt, ([], [])
@@ -293,8 +289,3 @@ class Flush:
             "one of them: free some space and flush again",
             errno.ENOSPC,
         )
-
-    def _describe_errors(self) -> str:
-        first = next(iter(self._errors.values()))
-        more = f" (and {len(self._errors) - 1} more blocks, see the log)"
-        return f"{first}{more if len(self._errors) > 1 else ''}"

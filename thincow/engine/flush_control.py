@@ -22,7 +22,8 @@ def flush_source(disk: Disk, store: OpenStore) -> Source:
         for device in store.devices
         if device.upstream is not None
     }
-    return Source(disk, store.cow_file.fd, upstream_fds, store.facts.block_size)
+    names = {device.id: device.name for device in store.devices}
+    return Source(disk, store.cow_file.fd, upstream_fds, store.facts.block_size, names)
 
 
 class FlushControl:

@@ -4,7 +4,8 @@ Upstream blocks that other virtual blocks refer to cannot be overwritten (chains
 contents are copied, and whoever refers to them refers to the copy from then on.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -20,28 +21,51 @@ from thincow.errors import NoSpaceError
 _PIECE_BYTES: Final = 1 << 20
 
 
+@dataclass(slots=True)
+class Copies:
+    """How many blocks were copied, and which could not be read, and why."""
+
+    blocks: int = 0
+    unreadable: dict[int, str] = field(default_factory=dict)
+
+
 def copy_needed(
-    tools: FlushTools, selector: FlushSelector, runs: list[Run]
-) -> Generator[Step, None, int]:
-    """Copy contents that stand in the way to the COW store; return how many blocks."""
+    tools: FlushTools, selector: FlushSelector, runs: list[Run], is_over: Callable[[], bool]
+) -> Generator[Step, None, Copies]:
+    """Copy contents that stand in the way to the COW store.
+
+    Args:
+        tools: the parts of the engine.
+        selector: knows who shows a block.
+        runs: runs of upstream blocks.
+        is_over: asked before each piece whether to leave out the rest.
+    """
     piece = max(1, _PIECE_BYTES // tools.source.block_size)
-    copied = 0
-    for start, length in runs:
-        for begin in range(start, start + length, piece):
-            count = min(piece, start + length - begin)
-            read = PieceRead(begin, count, tools.source)
-            yield read
-            if read.failed:
-                continue
-            try:
-                copied += _remap(tools, selector, begin, count, bytes(read.data))
-            except NoSpaceError:
-                if count == 1 or copied:
-                    return copied
+    copies = Copies()
+    waiting = [
+        (begin, min(piece, start + length - begin))
+        for start, length in reversed(runs)
+        for begin in reversed(range(start, start + length, piece))
+    ]
+    while waiting and not is_over():
+        begin, count = waiting.pop()
+        read = PieceRead(begin, count, tools.source)
+        yield read
+        if read.error is not None:
+            if count == 1:
+                copies.unreadable[begin] = read.error
+            else:
+                half = count // 2
+                waiting += [(begin + half, count - half), (begin, half)]
+            continue
+        try:
+            copies.blocks += _remap(tools, selector, begin, count, bytes(read.data))
+        except NoSpaceError:
+            if count > 1 and not copies.blocks:
                 # Room for less than a piece: take what there is.
-                copied += _remap_singly(tools, selector, begin, count, bytes(read.data))
-                return copied
-    return copied
+                copies.blocks += _remap_singly(tools, selector, begin, count, bytes(read.data))
+            break
+    return copies
 
 
 def _remap_singly(

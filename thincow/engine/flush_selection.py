@@ -10,8 +10,9 @@ import numpy as np
 
 from thincow.block_types import DEVICE_SHIFT
 from thincow.engine.block_map import BlockMap
+from thincow.engine.block_ranges import BlockRanges
 from thincow.engine.device import Device
-from thincow.engine.free_runs import FreeRuns, Run
+from thincow.engine.free_runs import Run
 from thincow.engine.runs import BoolArray, Int64Array, merge_numbers
 from thincow.store import extents_table
 from thincow.store.connection import Connection
@@ -48,7 +49,7 @@ class FlushSelector:
         self._map = block_map
 
     def select(
-        self, device: Device, first_block: int, max_blocks: int, *skipped: FreeRuns
+        self, device: Device, first_block: int, max_blocks: int, *skipped: BlockRanges
     ) -> Selection:
         """Return candidates of a device from a block address on.
 
@@ -84,8 +85,8 @@ class FlushSelector:
         addresses = np.concatenate([part[0] for part in parts])
         references = np.concatenate([part[1] for part in parts])
         kept = self._unchanged(addresses)
-        for runs in skipped:
-            kept &= ~_inside(addresses, runs)
+        for ranges in skipped:
+            kept &= ~ranges.contains(addresses)
         addresses, references = addresses[kept], references[kept]
         needed = self.needed(addresses)
         return Selection(addresses, references, needed, position)
@@ -127,12 +128,3 @@ class FlushSelector:
             at = addresses[low:high] - first
             unchanged[low:high] &= base[at] == values[at]
         return unchanged
-
-
-def _inside(addresses: Int64Array, runs: FreeRuns) -> BoolArray:
-    if not len(runs):
-        return np.zeros(len(addresses), np.bool_)
-    firsts, lengths = np.array(list(runs), np.int64).T
-    at = np.searchsorted(firsts, addresses, side="right") - 1
-    inside: BoolArray = (at >= 0) & (addresses < (firsts + lengths)[at])
-    return inside

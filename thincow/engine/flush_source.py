@@ -1,7 +1,7 @@
 """Where a flush reads contents from. For any one thread."""
 
 import errno
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from mmap import PAGESIZE
 
 from thincow.block_types import COW_BASE, DEVICE_SHIFT, ZERO
@@ -17,6 +17,8 @@ class Source:
     upstream_fds: dict[int, tuple[int, int, int]]
     """Device id -> descriptor, first block address, size in bytes."""
     block_size: int
+    names: dict[int, str] = field(default_factory=dict)
+    """Device id -> name, for messages."""
 
     def read(self, reference: int, length: int, into: memoryview) -> None:
         """Read a run of blocks into a buffer of exactly its size; zeros follow a device's end.
@@ -50,6 +52,14 @@ class Source:
         """Tell whether no block of a range of upstream is in memory."""
         fd, offset, count = self._place(address, length)
         return self.disk.cached_pages(fd, offset, count) == 0
+
+    def describe(self, reference: int) -> str:
+        """Say where a content is, for messages."""
+        if reference >= COW_BASE:
+            return f"cowdata: byte {(reference - COW_BASE) * self.block_size}"
+        device_id = reference >> DEVICE_SHIFT
+        offset = (reference & (1 << DEVICE_SHIFT) - 1) * self.block_size
+        return f"{self.names.get(device_id, 'a missing device')}: byte {offset}"
 
     def _begin(self, reference: int, length: int, into: memoryview) -> tuple[int, int, int]:
         """Return what `_place` does, and fill the rest of a buffer with zeros."""

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
+from thincow.engine.block_ranges import BlockRanges
 from thincow.engine.buffers import new_buffer
 from thincow.engine.device import Device
 from thincow.engine.flush_compare import held_upstream
 from thincow.engine.flush_source import Source
-from thincow.engine.free_runs import Run
 from thincow.engine.runs import Int64Array, ReferenceCodec, merge_numbers, split
 from thincow.store.upstream_writer import UpstreamWriter
 
@@ -33,8 +33,8 @@ class BatchWrite:
     references: Int64Array
     source: Source
     writer: UpstreamWriter
-    unproved: list[Run]
-    """Runs of blocks that must not be compared with upstream."""
+    unproved: BlockRanges
+    """Blocks that must not be compared with upstream."""
     bad: dict[int, str] = field(default_factory=dict)
     """Addresses that were not written, and why."""
     hashes: npt.NDArray[np.uint64] = field(init=False)
@@ -71,7 +71,8 @@ class BatchWrite:
 
     def _differing(self, first: int, buffer: memoryview) -> list[tuple[int, memoryview]]:
         """Return the parts of a piece that upstream does not hold already."""
-        if any(start <= first < start + length for start, length in self.unproved):
+        count = len(buffer) // self.source.block_size
+        if self.unproved.absent_run(first, count) < count:
             return [(first, buffer)]
         is_held = held_upstream(self.source, first, buffer)
         if not is_held.any():
@@ -84,26 +85,24 @@ class BatchWrite:
         ]
 
     def _find_bad_blocks(self) -> None:
+        # What one write and its sync have proved stays so, whatever becomes of later ones.
         for first, buffer in self._pieces():
             self._write_synced(first, buffer)
-        try:
-            self.writer.sync()
-        except OSError as error:
-            # Something is wrong that no single write shows: nothing is proved.
-            self.bad |= {int(address): _reason(error) for address in self.addresses}
 
-    def _write_synced(self, first: int, buffer: memoryview) -> None:
+    def _write_synced(self, first: int, buffer: memoryview, *, is_again: bool = False) -> None:
         size = self.source.block_size
         try:
             self.writer.write_synced(buffer, self._offset(first))
         except OSError as error:
-            length = len(buffer) // size
-            if length == 1:
+            half = len(buffer) // size // 2
+            if half:
+                self._write_synced(first, buffer[: half * size])
+                self._write_synced(first + half, buffer[half * size :])
+            elif is_again:
                 self.bad[first] = _reason(error)
-                return
-            half = length // 2
-            self._write_synced(first, buffer[: half * size])
-            self._write_synced(first + half, buffer[half * size :])
+            else:
+                # A sync tells of all that failed since the last one: it may be another block.
+                self._write_synced(first, buffer, is_again=True)
 
     def _pieces(self) -> Iterator[tuple[int, memoryview]]:
         """Go through the contents as (address of the first block, contents of blocks from there).
@@ -148,7 +147,10 @@ class BatchWrite:
             try:
                 self.source.read(int(self.references[index]), 1, into)
             except OSError as error:
-                self.bad[int(self.addresses[index])] = f"its content: {_reason(error)}"
+                place = self.source.describe(int(self.references[index]))
+                self.bad[int(self.addresses[index])] = (
+                    f"its content cannot be read, {place}: {_reason(error)}"
+                )
                 unreadable.append(index)
         return unreadable
 
@@ -180,15 +182,15 @@ class PieceRead:
     length: int
     source: Source
     data: bytearray = field(default_factory=bytearray)
-    failed: bool = False
+    error: str | None = None
 
     def run(self) -> None:
-        """Read. A failure is left in `failed`."""
+        """Read. A failure is left in `error`."""
         self.data = bytearray(self.length * self.source.block_size)
         try:
             self.source.read(self.reference, self.length, memoryview(self.data))
-        except OSError:
-            self.failed = True
+        except OSError as error:
+            self.error = _reason(error)
 
 
 def _reason(error: OSError) -> str:

@@ -10,7 +10,8 @@ Invariants:
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from thincow.engine.free_runs import FreeRuns, Run
+from thincow.engine.block_ranges import BlockRanges
+from thincow.engine.free_runs import Run
 from thincow.store.devices_table import DeviceRow
 
 
@@ -30,10 +31,8 @@ class UpstreamState:
 
     def __init__(self, marks: Iterable[Run]) -> None:
         """Start with the marks in the store."""
-        self._marks = FreeRuns()
-        for start, length in marks:
-            self._marks.add(start, length)
-        self._reserved = FreeRuns()
+        self._marks = BlockRanges.of(marks)
+        self._reserved = BlockRanges.of(())
         self._marks_changed = False
         self._rows: dict[int, DeviceRow] = {}
         self._fingerprints: dict[int, int] = {}
@@ -50,32 +49,32 @@ class UpstreamState:
         limit = self._marks.absent_run(address, limit)
         return self._reserved.absent_run(address, limit)
 
+    @property
+    def marks(self) -> BlockRanges:
+        """What is marked now."""
+        return self._marks
+
     def is_marked(self, address: int, length: int) -> bool:
         """Tell whether any of a range of upstream is marked."""
-        return self._marks.overlap(address, length) > 0
+        return self._marks.absent_run(address, length) < length
 
     def reserve(self, runs: Iterable[Run]) -> None:
         """Let nobody make references to blocks."""
-        for start, length in runs:
-            self._reserved.add(start, length)
+        self._reserved = self._reserved.plus(BlockRanges.of(runs))
 
     def release(self, runs: Iterable[Run]) -> None:
         """Take back `reserve`."""
-        for start, length in runs:
-            self._reserved.remove(start, length)
+        self._reserved = self._reserved.minus(BlockRanges.of(runs))
 
     def mark(self, runs: Iterable[Run], *, drop_hashes: bool) -> None:
         """Mark blocks as about to be written; `drop_hashes` forgets entries of dirty blocks."""
-        for start, length in runs:
-            self._marks.remove(start, length)
-            self._marks.add(start, length)
+        self._marks = self._marks.plus(BlockRanges.of(runs))
         self._marks_changed = True
         self._drops_hashes |= drop_hashes
 
     def written(self, runs: Iterable[Run], row: DeviceRow, fingerprints: dict[int, int]) -> None:
         """Note that blocks of a device were written and synced; `row` is what it is like now."""
-        for start, length in runs:
-            self._marks.remove(start, length)
+        self._marks = self._marks.minus(BlockRanges.of(runs))
         self._marks_changed = True
         self._rows[row.id] = row
         self._fingerprints |= fingerprints
@@ -84,7 +83,7 @@ class UpstreamState:
         """Note that blocks are not there any more: nothing that was written to them counts."""
         length = end_block - first_block
         if length > 0 and self.is_marked(first_block, length):
-            self._marks.remove(first_block, length)
+            self._marks = self._marks.minus(BlockRanges.of([(first_block, length)]))
             self._marks_changed = True
 
     def forget(self, first_block: int, end_block: int) -> None:
@@ -98,7 +97,7 @@ class UpstreamState:
     def freeze(self) -> FrozenUpstream:
         """End the epoch and return its changes."""
         frozen = FrozenUpstream(
-            list(self._marks) if self._marks_changed else None,
+            self._marks.runs() if self._marks_changed else None,
             self._rows,
             self._fingerprints,
             self._drops_hashes,
