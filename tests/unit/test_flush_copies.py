@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.engines import BLOCK, EngineStore, NewStore
+from tests.support.engines import BLOCK, EngineStore, NewStore, letters
+from tests.support.loop_devices import loop_device
 from thincow.engine.flush import FlushOrder
 from thincow.engine.flush_steps import Pause
 from thincow.engine.flush_write import PieceRead
@@ -112,3 +113,33 @@ def test_file_that_was_replaced_is_not_written(new_store: NewStore, tmp_path: Pa
         store.engine.flush.run(FlushOrder())
     assert path.read_bytes() == before
     assert store.read_blocks("a") == "abxyzfgh"
+
+
+class SwappedDisk(Disk):
+    """Block devices that hold another disk once that is plugged in."""
+
+    plugged = 0
+
+    def medium(self, fd: int) -> int | None:
+        return (super().medium(fd) or 0) + self.plugged
+
+
+@pytest.mark.needs_root
+def test_disk_plugged_in_under_the_same_number_is_not_written(
+    new_store: NewStore, tmp_path: Path
+) -> None:
+    disk = SwappedDisk()
+    store = new_store(disk=disk)
+    (tmp_path / "image").write_bytes(letters("abcdefgh"))
+    with loop_device(tmp_path / "image") as loop:
+        (store.upstream_dir / "a").symlink_to(loop)
+        store.open()
+        store.write_blocks("a", 2, "xyz")
+        disk.plugged = 1
+        with pytest.raises(FlushError, match="upstream device a was replaced since"):
+            store.engine.flush.run(FlushOrder())
+        assert (tmp_path / "image").read_bytes() == letters("abcdefgh")
+        disk.plugged = 0
+        store.engine.flush.run(FlushOrder())
+        assert (tmp_path / "image").read_bytes() == letters("abxyzfgh")
+        store.close()

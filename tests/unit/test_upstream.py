@@ -1,6 +1,7 @@
 import errno
 import os
 import socket
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -192,3 +193,26 @@ def test_scan_follows_links_to_block_devices(directory, tmp_path):
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.pwrite(upstream.fd, b"x", 0)
         upstream.close()
+
+
+@pytest.mark.needs_root
+def test_another_disk_under_the_same_number_is_told_apart(tmp_path):
+    def medium(path: Path) -> int | None:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            return Disk().medium(fd)
+        finally:
+            os.close(fd)
+
+    for name in ("one", "other"):
+        (tmp_path / name).write_bytes(bytes(10240))
+    with loop_device(tmp_path / "one") as loop:
+        first = medium(loop)
+        assert medium(loop) == first
+        assert medium(tmp_path / "one") is None
+    if subprocess.run(["losetup", loop, tmp_path / "other"], check=False).returncode != 0:
+        pytest.skip("somebody else took the loop device meanwhile")
+    try:
+        assert first is None or medium(loop) not in (None, first)
+    finally:
+        subprocess.run(["losetup", "--detach", loop], check=True)

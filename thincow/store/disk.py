@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import struct
+import sys
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
 _FICLONERANGE = 0x4020940D
 _SYNC_FILE_RANGE_WRITE = 2
+_BLKGETDISKSEQ = 0x80081280  # Linux 5.15
 _NOT_AVAILABLE_NOW = {errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 _SYS_CACHESTAT = 451  # the same on all architectures; Linux 6.5
@@ -51,6 +53,17 @@ class Disk:
     def size(self, fd: int) -> int:
         """Return the size of a regular file or block device."""
         return os.lseek(fd, 0, os.SEEK_END)
+
+    def medium(self, fd: int) -> int | None:
+        """Return the number that the kernel gave to what is in a block device.
+
+        Another disk under the same device number has another one. None where the kernel has none.
+        """
+        try:
+            found = fcntl.ioctl(fd, _BLKGETDISKSEQ, bytes(8))
+        except OSError:
+            return None
+        return int.from_bytes(found, sys.byteorder)
 
     def read(self, fd: int, length: int, offset: int) -> bytes:
         """Read up to `length` bytes; fewer only at the end of the file."""

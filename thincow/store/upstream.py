@@ -70,8 +70,12 @@ class Upstream:
         self._disk = disk
         self.fd = _open(disk, file.name, file.resolved_path)
         self.size_bytes = file.size_bytes
+        self.medium: int | None = None
+        """What is in a block device: another disk may come under its number later."""
         try:
             self._check_identity()
+            if file.type == "block":
+                self.medium = disk.medium(self.fd)
         except BaseException:
             self.close()
             raise

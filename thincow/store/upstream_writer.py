@@ -44,7 +44,7 @@ class UpstreamWriter:
                 f"upstream device {self._file.name} cannot be written: {reason}",
                 error.errno or errno.EIO,
             ) from error
-        if not _is_same(os.fstat(self._fd), os.fstat(upstream.fd)):
+        if not self._leads_to(upstream):
             self.close()
             raise FlushError(
                 f"upstream device {self._file.name} was replaced since it was opened: unmount, and "
@@ -101,6 +101,14 @@ class UpstreamWriter:
         with suppress(OSError):
             self._disk.close(self._fd)
 
+    def _leads_to(self, upstream: Upstream) -> bool:
+        """Tell whether this is the file or the disk that is read, not another one in its place."""
+        opened, read = os.fstat(self._fd), os.fstat(upstream.fd)
+        if self._file.type == "file":
+            return (opened.st_dev, opened.st_ino) == (read.st_dev, read.st_ino)
+        is_same_number = stat.S_ISBLK(opened.st_mode) and opened.st_rdev == read.st_rdev
+        return is_same_number and self._disk.medium(self._fd) == upstream.medium
+
 
 def _refuse_busy_file(file: UpstreamFile) -> None:
     if file.type != "file":
@@ -110,10 +118,3 @@ def _refuse_busy_file(file: UpstreamFile) -> None:
             f"upstream device {file.name} cannot be written: {loop} is attached to it",
             errno.EBUSY,
         )
-
-
-def _is_same(opened: os.stat_result, read: os.stat_result) -> bool:
-    """Tell whether two descriptors lead to the same file or the same block device."""
-    if stat.S_ISBLK(opened.st_mode):
-        return opened.st_rdev == read.st_rdev and stat.S_ISBLK(read.st_mode)
-    return (opened.st_dev, opened.st_ino) == (read.st_dev, read.st_ino)
