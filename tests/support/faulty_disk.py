@@ -23,6 +23,11 @@ class FaultyDisk:
     def path(self, name: str) -> Path:
         return self._mountpoint / name
 
+    @property
+    def has_held_read(self) -> bool:
+        """Whether a read has had to wait."""
+        return self._control.with_suffix(".held").exists()
+
     def fail(self, *kinds: str) -> None:
         """Let these faults be there from now on, and no others: words as `faulty_fuse` says."""
         # Replaced, not rewritten: the server must not see half of it.

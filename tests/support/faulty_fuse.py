@@ -4,8 +4,8 @@ Runs as its own process: python tests/support/faulty_fuse.py BACKING MOUNTPOINT 
 that touch a bad block (every Nth block of every file) answer EIO. The control file, read again at
 every request, makes requests fail while it names them: the words `read`, `write` and `fsync`, or
 `write:7` for writes that touch block 7 of any file. `hold` lets writes wait for as long as it is
-there, and `slow` lets each read take some time. Ends and unmounts on SIGTERM, SIGINT or when its
-parent ends.
+there, `hold-read` reads (a file of the control file's name and `.held` says that one waits), and
+`slow` lets each read take some time. Ends and unmounts on SIGTERM, SIGINT or when its parent ends.
 
 Files are served with direct I/O: the kernel's own read-ahead would otherwise widen one bad block
 to a whole folio. (A loop device on top reads ahead too: see `loop_devices`.) With `--writeback`
@@ -79,7 +79,10 @@ class FaultyOperations(pyfuse3.Operations):
         return pyfuse3.FileInfo(fh=inode, direct_io=not self.enable_writeback_cache)
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        self._fail_if_told("read")
+        while "hold-read" in self._words():
+            self._control.with_suffix(".held").touch()
+            await trio.sleep(0.01)
+        self._fail_if_told("read", off // self._block_size, -(-(off + size) // self._block_size))
         if "slow" in self._words():
             await trio.sleep(_SLOW_S)
         if self._read_error_every and self._touches_bad_block(off, size):

@@ -7,7 +7,6 @@ flush. Requests go on while a flush runs; another handle can cancel it.
 
 import errno
 import logging
-import subprocess
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from thincow.engine.engine import Engine
 from thincow.engine.flush import Flush
 from thincow.engine.flush_steps import Pause, Step
 from thincow.errors import RequestError, ThincowError
+from thincow.mount.client_sync import sync_files
 from thincow.mount.commit_scheduler import CommitScheduler
 from thincow.mount.flush_words import CANCEL, parse_order, parse_order_of_devices
 
@@ -42,6 +42,7 @@ class FlushRunner:
         self.between_batches = trio.Lock()
         """Held by whoever wants no batch to be under way, and during each batch."""
         self._syncing = trio.CancelScope()
+        """Cancelled, it abandons the sync with which a flush begins."""
         self._is_ending = False
         self._send, self._begun = trio.open_memory_channel[Flush](1)
 
@@ -52,13 +53,12 @@ class FlushRunner:
             pyfuse3.FUSEError: EINVAL when there is no such command.
             RequestError: when it failed.
         """
-        control = self._engine.flush
         if command == CANCEL:
-            control.cancel()
+            self._cancel()
             return
         with _invalid_words():
             order = parse_order(command)
-        await self._carry_out(control.begin(order))
+        await self._carry_out(self._engine.flush.begin(order))
 
     def start(self, words: str) -> None:
         """Begin a flush, of some devices perhaps, or cancel one; `run` carries it out.
@@ -67,13 +67,12 @@ class FlushRunner:
             pyfuse3.FUSEError: EINVAL when there is no such command.
             RequestError: when it cannot begin.
         """
-        control = self._engine.flush
         if words == CANCEL:
-            control.cancel()
+            self._cancel()
             return
         with _invalid_words():
             order = parse_order_of_devices(words)
-        self._send.send_nowait(control.begin(order))
+        self._send.send_nowait(self._engine.flush.begin(order))
 
     async def run(self) -> None:
         """Carry out what `start` began, until cancelled; a batch is never left half done."""
@@ -89,6 +88,9 @@ class FlushRunner:
     def stop(self) -> None:
         """Let the running flush end after its batch: nobody answers requests soon."""
         self._is_ending = True
+        self._cancel()
+
+    def _cancel(self) -> None:
         self._engine.flush.cancel()
         self._syncing.cancel()
 
@@ -96,7 +98,7 @@ class FlushRunner:
         failure: ThincowError | None = None
         steps = flush.steps()
         try:
-            await self._sync_clients()
+            await self._sync_clients(flush)
             goes_on = True
             while goes_on:
                 while self._engine.holds and not flush.is_cancelled:
@@ -130,28 +132,20 @@ class FlushRunner:
             step = next(steps, None)
         return step is not None
 
-    async def _sync_clients(self) -> None:
+    async def _sync_clients(self, flush: Flush) -> None:
         """Let the kernel send what it still holds of mapped files.
 
         In a process of its own: a thread that waits for our own mount could not be killed. Nor
-        can that process be, so `stop` abandons it, and it ends with the mount.
+        can that process be, so a flush that is cancelled abandons it, and it ends with the mount.
+
+        Raises:
+            FlushError: when that failed: the flush would leave out what was written.
         """
-        if self._is_ending:
-            return
-        with self._syncing:
-            try:
-                process = await trio.lowlevel.open_process(
-                    ["sync", "--", *self._device_paths],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,  # Ctrl-Z at the terminal is not for it
-                )
-            except OSError as error:
-                _log.warning("flush: the files cannot be synced first: %s", error)
-            else:
-                await process.wait()
-        self._syncing = trio.CancelScope()
+        with trio.CancelScope() as self._syncing:
+            if self._is_ending:
+                flush.cancel()
+            if not flush.is_cancelled:
+                await sync_files(self._device_paths)
 
 
 @contextmanager
