@@ -2,12 +2,13 @@
 
 import errno
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from tests.crash.flushing import FlushRun, random_order
 from tests.crash.history import History
 from tests.crash.recording import TIME_SUFFIX, Recorder
-from tests.crash.setting import BLOCK_SIZE, Setting
+from tests.crash.setting import BLOCK_SIZE, Setting, patched
 from tests.crash.workload import LiveMismatchError, Session
 from tests.support.random_operations import Operation
 from thincow.block_types import COW_BASE
@@ -23,7 +24,9 @@ class FlushingSession(Session):
     ) -> None:
         super().__init__(setting, recorder, history, generator)
         self._flushes = setting.flushes
-        self._upstream_fails = setting.fails_upstream > 0
+        self._spare_blocks = setting.spare_blocks
+        self._fails_copies = setting.fails_copies
+        self._something_fails = setting.fails_upstream > 0 or setting.fails_copies > 0
         before = recorder.fail_sync
 
         def fails(path: str) -> bool:
@@ -47,15 +50,24 @@ class FlushingSession(Session):
             recorder.meanwhile = action
 
         is_quiet = self._random.random() < 0.3
-        run = FlushRun(self._opened, self, self._random, set_cold, set_meanwhile, is_quiet)
+        run = FlushRun(
+            self._opened,
+            self,
+            self._random,
+            set_cold,
+            set_meanwhile,
+            is_quiet,
+            self._fails_copies,
+        )
         order = random_order(self._random, [device.name for device in self._opened.devices])
         try:
-            run.run(order)
+            with self._little_space():
+                run.run(order)
         except FlushError as error:
             allowed = {
-                errno.EIO: self._upstream_fails,
+                errno.EIO: self._something_fails,
                 # Cycles need space, of which there may be none.
-                errno.ENOSPC: self._options.max_cow_blocks is not None,
+                errno.ENOSPC: self._has_quota,
                 # Other devices show what these have.
                 errno.EBUSY: order.names is not None,
             }
@@ -66,6 +78,20 @@ class FlushingSession(Session):
             self._kill()
         elif is_quiet and order == FlushOrder(batch_bytes=order.batch_bytes):
             self._check_flushed()
+
+    @property
+    def _has_quota(self) -> bool:
+        return self._options.max_cow_blocks is not None or self._spare_blocks is not None
+
+    @contextmanager
+    def _little_space(self) -> Iterator[None]:
+        """Let `cowdata` grow by no more than the spare blocks meanwhile."""
+        if self._spare_blocks is None:
+            yield
+            return
+        cow = self._opened._parts.cow
+        with patched(cow, "_max_blocks", cow.end_block + self._spare_blocks):
+            yield
 
     def _check_flushed(self) -> None:
         status = self._opened.status()

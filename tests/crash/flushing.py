@@ -15,6 +15,7 @@ from thincow.engine.engine import Engine
 from thincow.engine.fetch import Fetch, WouldBlock
 from thincow.engine.flush import FlushOrder
 from thincow.engine.flush_steps import Pause, Step
+from thincow.engine.flush_write import PieceRead
 from thincow.errors import BlockReadError, CommitError, StoreFailedError, ThincowError
 
 _CLIENT_STEPS = 24
@@ -88,6 +89,7 @@ class FlushRun:
         set_cold: takes whether reads find nothing in the page cache.
         set_meanwhile: takes what is to happen after each write to upstream.
         is_quiet: no client.
+        fails_copies: the part of reads of what is in the way that fail.
     """
 
     engine: Engine
@@ -96,6 +98,7 @@ class FlushRun:
     set_cold: Callable[[bool], None]
     set_meanwhile: Callable[[Callable[[], None]], None]
     is_quiet: bool
+    fails_copies: float = 0.0
     _left: int = _CLIENT_STEPS
     _commit: tuple[Commit, int] | None = None
     _reads: list[SlowRead] = field(default_factory=list)
@@ -145,6 +148,8 @@ class FlushRun:
             self._finish_commit()
             for read in list(self._reads):
                 self._advance(read)
+        elif isinstance(step, PieceRead) and self.chance.random() < self.fails_copies:
+            step.error = "is to fail"
         else:
             self.set_meanwhile(self._disturb)
             step.run()

@@ -35,6 +35,8 @@ class Setting:
     sync of the file whose name ends so fails. `fails_upstream`: the part of the syncs of upstream
     that fail. `shells`: how often a `sqlite3` shell looks in, `flushes`: how often a flush begins,
     both in percent of the steps. `truncates`: how many requests change a size, as in `Mix`.
+    `spare_blocks`: by how many blocks `cowdata` may grow in a flush (None: as much as the options
+    allow), `fails_copies`: the part of the contents in the way of a flush that cannot be read.
     """
 
     seed: int
@@ -53,6 +55,8 @@ class Setting:
     garbage: bool
     punch_after_bytes: int
     punch_grain_bytes: int
+    spare_blocks: int | None
+    fails_copies: float
 
     @classmethod
     def random(cls, seed: int, root: Path) -> "Setting":
@@ -93,6 +97,8 @@ class Setting:
             punch_after_bytes=generator.choice((0, 1024, 4096)),
             punch_grain_bytes=generator.choice((512, 1024, 4096)),
             truncates=generator.choice((0.0, 0.0, 3.0, 12.0)),
+            spare_blocks=generator.choice((None,) * 5 + (0, 1, 2)),
+            fails_copies=generator.choice((0.0,) * 5 + (0.3,)),
         )
 
     def first_disk(self) -> dict[str, bytes | None]:
