@@ -431,3 +431,12 @@ class TestCutFlush:
         os.truncate(path, 29 * BLOCK)
         with pytest.raises(UpstreamChangedError, match="bytes and has"):
             served.open()
+
+
+def test_growth_that_finds_no_space_leaves_no_checksum_behind(new_store: NewStore) -> None:
+    store = new_store(checksum_bits=8, max_cow_blocks=0)
+    store.add("a", "abcd")
+    store.open()
+    with pytest.raises(NoSpaceError):
+        store.write("a", 6 * BLOCK + 10, b"x")
+    store.close()  # which checks it

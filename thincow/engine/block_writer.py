@@ -89,9 +89,9 @@ class BlockWriter:
         first, last = offset // size, (end - 1) // size
         buffer = bytearray(head + len(data) + tail)
         view = memoryview(buffer)
-        if head:
+        # What lies past the end of the device is zero, and nothing is to be noted of it.
+        if head and first * size < device.size_bytes:
             self._load_block(device, first, view[:size], fetch)
-        # What lies past the end of the device is zero.
         if tail and end < device.size_bytes and not (head and first == last):
             self._load_block(device, last, view[-size:], fetch)
         view[head : head + len(data)] = data
