@@ -1,8 +1,9 @@
 """Backups of a mount whose client writes, overwrites and flushes, again and again.
 
 The client's writes are numbered, and what each of them writes follows from its number. So a copy
-shows one moment if there is a number after which the devices hold exactly what it shows. Copies are
-looked at while their view is held, since a later flush may change what they show.
+shows one moment if there is a number after which the devices hold exactly what it shows, but for a
+part of the next write (see `torn_writes`). Copies are looked at while their view is held, since a
+later flush may change what they show.
 """
 
 import os
@@ -19,6 +20,7 @@ from typing import Final
 
 from tests.support.block_history import stamped
 from tests.support.mounting import Mount, run_thincow, thincow_command, thincow_environment
+from tests.support.torn_writes import is_torn_write
 from thincow.engine.backup import back_up
 from thincow.mount.live_view import open_live_view
 
@@ -117,6 +119,11 @@ def moment_of(seed: int, shown: dict[str, bytes], most: int) -> Moment:
         if not wrong:
             break
         name, offset, data = write_of(seed, number)
+        end = offset + len(data)
+        if all(device == name and offset <= at < end for device, at in wrong):
+            before, found = bytes(now[name][offset:end]), shown[name][offset:end]
+            if is_torn_write(before, 0, data, found):
+                return Moment(number, frozenset())
         now[name][offset : offset + len(data)] = data
         for at in range(offset, offset + len(data), _BLOCK):
             if now[name][at : at + _BLOCK] == shown[name][at : at + _BLOCK]:

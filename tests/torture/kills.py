@@ -1,8 +1,8 @@
 """Kills the serving process at random instants, again and again, and looks for what was lost.
 
-Each round: two clients write to several devices, one with syncs and one without; the process is
-killed; the store is mounted again on the stale mount point, every block is compared with what it
-may hold, and the store is checked.
+Each round: two clients write to several devices, one with syncs and one without, and a third one
+lets a device of its own grow and cuts it; the process is killed; the store is mounted again on the
+stale mount point, every block is compared with what it may hold, and the store is checked.
 """
 
 import errno
@@ -24,6 +24,7 @@ import pytest
 from tests.support.block_history import find_violations, stamped
 from tests.support.disk_clients import ClientPlan, ClientReport, start_clients
 from tests.support.mounting import Mount, thincow_command, thincow_environment
+from tests.support.resizing_client import ResizingClient
 
 _ROUNDS_A_STORE: Final = 9
 _BLOCK_SIZES: Final = (4096, 512, 65536)
@@ -35,6 +36,8 @@ _OPTIONS: Final = (
 )
 _UPSTREAM: Final = 99
 """The writer that stamps what is there at first."""
+_RESIZED: Final = "resized"
+"""The device that changes its size."""
 
 
 @dataclass
@@ -44,13 +47,15 @@ class Totals:
     rounds: int = 0
     writes: int = 0
     syncs: int = 0
+    resizes: int = 0
     blocks_compared: int = 0
     seconds: float = 0.0
 
     def __str__(self) -> str:
         return (
             f"{self.rounds} rounds, {self.writes} writes, {self.syncs} syncs, "
-            f"{self.blocks_compared} blocks compared, {self.seconds:.0f} s"
+            f"{self.resizes} changes of a file's size, {self.blocks_compared} blocks compared, "
+            f"{self.seconds:.0f} s"
         )
 
 
@@ -107,9 +112,11 @@ class _Store:
             name: stamped(_UPSTREAM, number, index << 32, size)
             for index, (name, size) in enumerate(sizes.items())
         }
-        for name, content in self._original.items():
+        self._resized = stamped(_UPSTREAM, number, len(sizes) << 32, 100_001)
+        for name, content in (*self._original.items(), (_RESIZED, self._resized)):
             self._mount.add(name, content)
         self._base = dict(self._original)
+        self._resized_base = self._resized
         self._rounds = 0
         self._pid = 0
 
@@ -120,7 +127,7 @@ class _Store:
             yield
         finally:
             self._mount.close()
-        for name, content in self._original.items():
+        for name, content in (*self._original.items(), (_RESIZED, self._resized)):
             assert (self._mount.upstream / name).read_bytes() == content, "upstream has changed"
 
     def round(self) -> None:
@@ -128,10 +135,14 @@ class _Store:
         self._rounds += 1
         held = self._hold_open() if self._rounds % 3 == 0 else None
         clients = start_clients(self._plans(), self._base, self._unit)
+        resized = self._mount.devs / _RESIZED
+        resizing = ResizingClient(resized, self._random.getrandbits(32), self._resized_base)
         time.sleep(self._random.uniform(0, 0.5))
         self._kill()
         reports = clients.reports()
+        synced, begun = resizing.wait()
         self._count(reports)
+        self._totals.resizes += begun
         checks_first = self._rounds % 4 != 0
         if checks_first:
             self._check()
@@ -143,6 +154,11 @@ class _Store:
         wrong = find_violations(history, found, synced_ns)
         assert not wrong, f"{self._name()}: {len(wrong)} blocks are wrong:\n" + "\n".join(wrong[:9])
         self._base = found
+        self._resized_base = resized.read_bytes()
+        assert resizing.is_possible(self._resized_base, synced, begun), (
+            f"{self._name()}: {len(self._resized_base)} bytes of {_RESIZED} are not what it held "
+            f"after any change from {synced} to {begun}"
+        )
         if held is not None:
             _assert_dead(held)
         if not checks_first:
