@@ -10,14 +10,17 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.loop_devices import loop_device
 from tests.support.mounting import Mount, is_mounted, run_thincow, shell
 from tests.support.overlays import Overlay
+from thincow.mount.overlay import discard
+from thincow.store.disk import Disk
 
 BLOCK = 4096
 MIB = 1 << 20
@@ -31,6 +34,34 @@ def overlay(tmp_path: Path) -> Iterator[Overlay]:
     made.original.write_bytes(CONTENT)
     yield made
     made.close()
+
+
+def remove_until(overlay: Overlay, calls: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Remove the store until so many files were removed or renamed; tell whether that cut it."""
+
+    class CutError(Exception):
+        pass
+
+    done = 0
+
+    def counted(right: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: Any) -> None:
+            nonlocal done
+            if done == calls:
+                raise CutError
+            done += 1
+            right(*arguments)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for owner, name in ((Disk, "unlink"), (Disk, "rename"), (Path, "unlink")):
+            patch.setattr(owner, name, counted(getattr(owner, name)))
+        try:
+            discard(overlay.data, overlay.data, only_clean=True)
+        except CutError:
+            return True
+    return False
 
 
 class TestLife:
@@ -135,6 +166,42 @@ class TestLife:
             done = overlay.commit()
             assert done.returncode == 0, done.stderr
         assert overlay.original.read_bytes() == expected
+
+    @pytest.mark.parametrize("calls", [1, 2, 4, 5, 6])
+    def test_removal_that_is_cut_is_finished_by_the_next_command(
+        self, overlay: Overlay, calls: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        overlay.start()
+        overlay.virtual.write_bytes(b"changed")
+        overlay.umount()
+        options = ("--offline", "--data-dir", overlay.data, "--upstream", overlay.original)
+        assert run_thincow("flush", *options).returncode == 0
+        if not remove_until(overlay, calls, monkeypatch):
+            assert calls > 4
+            return
+        if calls % 2:
+            overlay.start()
+            assert overlay.virtual.read_bytes() == b"changed"
+            overlay.umount("--discard")
+        else:
+            done = overlay.commit()
+            assert done.returncode == 0, done.stderr
+        assert overlay.original.read_bytes() == b"changed"
+        assert sorted(path.name for path in overlay.directory.iterdir()) == ["log", "original"]
+
+    def test_original_that_somebody_changed_is_not_written(self, overlay: Overlay) -> None:
+        overlay.start()
+        overlay.virtual.write_bytes(b"changed")
+        overlay.umount()
+        other = CONTENT[:-1] + b"?"
+        overlay.original.write_bytes(other)
+        done = overlay.commit()
+        assert done.returncode == 1
+        assert "was written to" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert overlay.original.read_bytes() == other
+        overlay.start("--force")
+        assert overlay.virtual.read_bytes() == b"changed"
 
     def test_discard_forgets_the_changes(self, overlay: Overlay) -> None:
         overlay.start()

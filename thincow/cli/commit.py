@@ -47,6 +47,10 @@ def commit(virtual: Path, data_dir: Path | None, metadata_dir: Path | None) -> N
     from thincow.mount.overlay import discard, end_overlay
 
     place = end_overlay(virtual, data_dir, metadata_dir)
+    if place.is_over:
+        discard(place.data_dir, place.metadata_dir)
+        click.echo(f"{virtual}: removed what was left of it")
+        return
     options = StoreOptions(place.data_dir, place.metadata_dir, None, upstream_file=place.original)
     with (
         flush_output.shown_progress(sys.stderr.isatty()) as progress,

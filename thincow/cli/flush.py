@@ -127,13 +127,18 @@ def _flush_store(
     choice: StoreChoice, order: "FlushOrder", progress: "FlushProgress", dry_run: bool
 ) -> "str | FlushOutcome":
     """Return the plan as JSON, or what was done."""
+    from dataclasses import replace
+
     from thincow.cli import flush_output
     from thincow.engine.flush_offline import flush_offline, plan_offline
     from thincow.engine.options import StoreOptions
 
-    assert choice.data_dir is not None
-    metadata_dir = choice.metadata_dir or choice.data_dir
-    options = StoreOptions(choice.data_dir, metadata_dir, choice.upstream_dir)
+    data_dir, upstream = choice.data_dir, choice.upstream_dir
+    assert data_dir is not None
+    assert upstream is not None
+    options = StoreOptions(data_dir, choice.metadata_dir or data_dir, upstream)
+    if upstream.is_file() or upstream.is_block_device():  # the original of an overlay
+        options = replace(options, upstream_dir=None, upstream_file=upstream)
     if dry_run:
         return plan_offline(options).as_json()
     with flush_output.interruptible() as is_cancelled:

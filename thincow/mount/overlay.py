@@ -29,11 +29,15 @@ _SUFFIX: Final = ".thincow"
 
 @dataclass(frozen=True, slots=True)
 class StorePlace:
-    """Where a store is. `original` is None when it is not that of an overlay."""
+    """Where a store is. `original` is None when it is not that of an overlay.
+
+    `is_over`: it was being removed, and what is left is to be removed, too.
+    """
 
     data_dir: Path
     metadata_dir: Path
     original: Path | None
+    is_over: bool = False
 
 
 def default_data_dir(virtual: Path) -> Path:
@@ -132,7 +136,18 @@ def end_overlay(virtual: Path, data_dir: Path | None, metadata_dir: Path | None)
         raise NoStoreError(f"{data_dir} holds no overlay: give its --data-dir")
     if record.virtual != place:
         raise NoStoreError(f"{data_dir} holds an overlay on {record.virtual}, not on {virtual}")
-    return StorePlace(data_dir, metadata_dir or data_dir, record.original)
+    return StorePlace(data_dir, metadata_dir or data_dir, record.original, record.is_over)
+
+
+def finish_discarding(store: StoreOptions) -> None:
+    """Remove what is left of an overlay whose removal was cut, if there is anything.
+
+    Raises:
+        ThincowError: as `discard` does.
+    """
+    record = read_record(Disk(), store.data_dir)
+    if record is not None and record.is_over:
+        discard(store.data_dir, store.metadata_dir or store.data_dir)
 
 
 def discard(data_dir: Path, metadata_dir: Path, *, only_clean: bool = False) -> None:
@@ -142,6 +157,9 @@ def discard(data_dir: Path, metadata_dir: Path, *, only_clean: bool = False) -> 
         ThincowError: as `discard_store` does; then nothing was removed, or not all of it.
     """
     record = read_record(Disk(), data_dir)
-    discard_store(data_dir, metadata_dir, only_clean=only_clean)
-    if record is not None and record.made_virtual:
-        remove_virtual_file(record.virtual)
+
+    def remove_file() -> None:
+        if record is not None and record.made_virtual:
+            remove_virtual_file(record.virtual)
+
+    discard_store(data_dir, metadata_dir, only_clean=only_clean, before_the_end=remove_file)

@@ -18,7 +18,7 @@ from thincow.mount.end_signals import EndSignals
 from thincow.mount.fuse_server import FuseServer
 from thincow.mount.mount_point import check_mount_point, recover_stale
 from thincow.mount.options import MountOptions, check_fuse_available
-from thincow.mount.overlay import check_overlay, discard
+from thincow.mount.overlay import check_overlay, discard, finish_discarding
 from thincow.mount.pid_file import hold_pid_file
 from thincow.mount.virtual_file import make_virtual_file, remove_virtual_file
 from thincow.store.disk import Disk
@@ -46,6 +46,7 @@ def serve(store: StoreOptions, options: MountOptions, ready: Callable[[], None])
     check_fuse_available()
     if options.original is not None:
         check_overlay(store, options)
+        finish_discarding(store)
     else:
         check_mount_point(options.mount_point, _places_in_use(store, options))
     with hold_pid_file(options.pid_file) as pid_file:

@@ -10,16 +10,23 @@ from thincow.errors import CorruptStoreError
 from thincow.store.disk import Disk
 
 RECORD_NAME: Final = "overlay.json"
+OVER_NAME: Final = "overlay-removed.json"
+"""The record while the store is being removed: what is left of it is not to be used."""
 _MAX_BYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class OverlayRecord:
-    """Absolute paths. `made_virtual`: the empty file that is mounted on was made for it."""
+    """Absolute paths.
+
+    `made_virtual`: the empty file that is mounted on was made for it. `is_over`: the store is being
+    removed, since its changes are upstream or not wanted.
+    """
 
     original: Path
     virtual: Path
     made_virtual: bool
+    is_over: bool = False
 
 
 def read_record(disk: Disk, data_dir: Path) -> OverlayRecord | None:
@@ -28,15 +35,31 @@ def read_record(disk: Disk, data_dir: Path) -> OverlayRecord | None:
     Raises:
         CorruptStoreError: when it cannot be read.
     """
-    path = data_dir / RECORD_NAME
-    try:
-        fd = disk.open(path, os.O_RDONLY)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    for path in (data_dir / OVER_NAME, data_dir / RECORD_NAME):
+        try:
+            fd = disk.open(path, os.O_RDONLY)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        return _read(disk, fd, path)
+    return None
+
+
+def note_over(disk: Disk, data_dir: Path) -> None:
+    """Note durably that the store is being removed. Takes no space: a full disk may be why.
+
+    Raises:
+        OSError: when that cannot be done.
+    """
+    disk.rename(data_dir / RECORD_NAME, data_dir / OVER_NAME)
+    disk.sync_directory(data_dir)
+
+
+def _read(disk: Disk, fd: int, path: Path) -> OverlayRecord:
     try:
         match json.loads(disk.read(fd, _MAX_BYTES, 0)):
             case {"original": str(original), "virtual": str(virtual), "made_virtual": bool(made)}:
-                return OverlayRecord(Path(original), Path(virtual), made)
+                is_over = path.name == OVER_NAME
+                return OverlayRecord(Path(original), Path(virtual), made, is_over)
     except ValueError:
         pass
     finally:
