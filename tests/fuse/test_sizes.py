@@ -138,6 +138,9 @@ def test_flush_gives_upstream_the_new_size(mount: Mount, disk: Path) -> None:
     other = mount.devs / "other"
     with other.open("r+b", buffering=0) as file:
         os.pwrite(file.fileno(), b"end", MIB)
+    plan = run_thincow("flush", "--dry-run", mount.point).stdout
+    assert f"\ndisk is cut from {SIZE} to {BLOCK} bytes\n" in plan
+    assert f"\nother grows from {SIZE} to {MIB + 3} bytes\n" in plan
     (mount.point / "flush").write_text("full\n")
     assert (mount.point / "flush").read_text() == "clean\n"
     assert (mount.upstream / "disk").read_bytes() == CONTENT[:BLOCK]

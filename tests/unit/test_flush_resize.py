@@ -96,3 +96,11 @@ def test_block_that_is_cut_in_two_and_rewritten_all_the_time(store: EngineStore)
     assert fsck.check(store.data_dir, None, store.upstream_dir, deep=True).is_clean
     store.open()
     check(store)
+
+
+def test_cut_is_no_block_that_a_limit_counts(store: EngineStore) -> None:
+    store.resize("a", 2 * BLOCK)
+    store.write_blocks("a", 1, "x")
+    store.engine.flush.run(FlushOrder(max_blocks=1))
+    assert store.engine.status() == "clean"
+    assert (store.upstream_dir / "a").read_bytes() == letters("ax")

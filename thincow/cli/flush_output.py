@@ -115,6 +115,12 @@ def _plan_as_text(plan: FlushPlan) -> str:
     lines = _table(rows)
     chosen = {device.name for device in plan.devices}
     for device in plan.devices:
+        if device.size_bytes != device.upstream_bytes:
+            grows = device.size_bytes > device.upstream_bytes
+            lines.append(
+                f"{device.name} {'grows' if grows else 'is cut'} from {device.upstream_bytes} to "
+                f"{device.size_bytes} bytes"
+            )
         lines += [
             f"{other} still shows {_size(size)} of {device.name}: flush {other} too"
             for other, size in device.shown_by.items()

@@ -134,7 +134,7 @@ class Flush:
                 copied += yield from self._sweep(device, copied_blocks)
             self._note_learnt()
             yield from self._settle()
-            if not self._is_over():
+            if not self.is_cancelled:
                 cuts = yield from cut_upstreams(self._tools, self._devices, self._writers)
                 resized += cuts.done
                 self._cuts_waiting = cuts.waiting

@@ -40,6 +40,8 @@ class DevicePlan:
 
     Attributes:
         name: of the device.
+        upstream_bytes: size of upstream.
+        size_bytes: the size that it gets.
         write_bytes: to be written.
         equal_bytes: not to be written, since upstream holds it already (only what is in memory is
             compared).
@@ -49,6 +51,8 @@ class DevicePlan:
     """
 
     name: str
+    upstream_bytes: int
+    size_bytes: int
     write_bytes: int
     equal_bytes: int
     shown_by: dict[str, int]
@@ -172,6 +176,8 @@ def _plan_device(
     equal = count_held_upstream(source, own.firsts, own.lengths, own.references, unproved)
     return DevicePlan(
         device.name,
+        device.row.size_bytes,
+        device.size_bytes,
         (int(own.lengths.sum()) - equal) * source.block_size,
         equal * source.block_size,
         {names[user]: n * source.block_size for user, n in users.items() if user in names},

@@ -36,6 +36,14 @@ _MOUNT = Line(
 _FIRST_BYTE = Line(
     "first-byte", "the same, from the command to the first byte read", "s", lower_is_better=True
 )
+_OVERLAY = Line(
+    "overlay",
+    "new overlay of a file of 2 GiB, from the command to usable",
+    "s",
+    target=1.0,
+    stretch=0.4,
+    lower_is_better=True,
+)
 _MEMORY = Line(
     "memory",
     "most memory that any mount with default options took in this run",
@@ -67,9 +75,7 @@ def _measure_stores(lab: Lab, wanted: Wanted) -> Samples:
 
 def _time_mount(lab: Lab, store: Path) -> Samples:
     point = lab.new_directory("mnt")
-    begin = time.perf_counter()
-    run(sys.executable, "-m", "thincow", "--version")
-    beside = {"the program alone": time.perf_counter() - begin}
+    beside = _time_program()
     begin = time.perf_counter()
     thincow("mount", "--upstream", lab.upstream, "--data-dir", store, point)
     usable_s = time.perf_counter() - begin
@@ -80,6 +86,24 @@ def _time_mount(lab: Lab, store: Path) -> Samples:
     finally:
         thincow("umount", point)
     return {_MOUNT.key: Sample(usable_s, beside), _FIRST_BYTE.key: Sample(first_byte_s, beside)}
+
+
+def _measure_overlay(lab: Lab, _wanted: Wanted) -> Samples:
+    place = lab.new_directory("overlay")
+    virtual = place / "virtual"
+    beside = _time_program()
+    begin = time.perf_counter()
+    thincow("overlay", lab.upstream / "disk", virtual)
+    usable_s = time.perf_counter() - begin
+    thincow("umount", "--discard", virtual)
+    lab.remove(place)
+    return {_OVERLAY.key: Sample(usable_s, beside)}
+
+
+def _time_program() -> dict[str, float]:
+    begin = time.perf_counter()
+    run(sys.executable, "-m", "thincow", "--version")
+    return {"the program alone": time.perf_counter() - begin}
 
 
 def _measure_memory(lab: Lab, _wanted: Wanted) -> Samples:
@@ -97,5 +121,8 @@ def _default_mounts(lab: Lab) -> list[Usage]:
     return [usage for usage in lab.usages if usage.is_default and usage.block_size == 4096]
 
 
-GROUPS = (Group((*_METADATA.values(), _MOUNT, _FIRST_BYTE), _measure_stores),)
+GROUPS = (
+    Group((*_METADATA.values(), _MOUNT, _FIRST_BYTE), _measure_stores),
+    Group((_OVERLAY,), _measure_overlay),
+)
 LAST_GROUPS = (Group((_MEMORY,), _measure_memory),)
