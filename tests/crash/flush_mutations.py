@@ -8,12 +8,11 @@ import numpy as np
 
 from tests.crash.mutations import MUTATIONS, mutation
 from tests.crash.setting import Setting, do_nothing, patched
-from thincow.engine import flush, open_identity
+from thincow.engine import open_identity
 from thincow.engine.block_ranges import BlockRanges
 from thincow.engine.contents import Contents
 from thincow.engine.flush import Flush
-from thincow.engine.flush_copy import Copies
-from thincow.engine.flush_selection import FlushSelector, Selection
+from thincow.engine.flush_selection import FlushSelector
 from thincow.engine.flush_steps import Step
 from thincow.engine.flush_write import BatchWrite
 from thincow.engine.upstream_state import UpstreamState
@@ -133,42 +132,6 @@ def references_made_to_reserved_blocks() -> Iterator[None]:
         return limit
 
     with patched(UpstreamState, "referable", wrong):
-        yield
-
-
-def _with_nothing_copied(setting: Setting) -> Setting:
-    """Flush where copies of what is in the way mostly fail, for want of space or of the content."""
-    return replace(_flushing(setting), spare_blocks=0, fails_copies=0.5)
-
-
-@mutation(_with_nothing_copied, states=30)
-def selection_kept_when_nothing_was_copied() -> Iterator[None]:
-    """What clients begin to show while a copy is tried goes unnoticed."""
-    right = flush.copy_needed, Flush._settle, Flush._select
-    in_vain: set[FlushSelector] = set()
-    chosen: dict[FlushSelector, Selection] = {}
-
-    def copy(tools: Any, selector: FlushSelector, *arguments: Any) -> Generator[Step, None, Copies]:
-        copies = yield from right[0](tools, selector, *arguments)
-        if not copies.blocks:
-            in_vain.add(selector)
-        return copies
-
-    def settle(self: Flush) -> Generator[Step, None, None]:
-        if self._selector not in in_vain:
-            yield from right[1](self)
-
-    def select(self: Flush, device: Any, position: int) -> Selection:
-        if self._selector not in in_vain:
-            chosen[self._selector] = right[2](self, device, position)
-        in_vain.discard(self._selector)
-        return chosen[self._selector]
-
-    with (
-        patched(flush, "copy_needed", copy),
-        patched(Flush, "_settle", settle),
-        patched(Flush, "_select", select),
-    ):
         yield
 
 

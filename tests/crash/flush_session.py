@@ -39,8 +39,7 @@ class FlushingSession(Session):
         return {**super()._actions(), self._flush: self._flushes}
 
     def _flush(self) -> None:
-        if self._random.random() < 0.6:
-            self._rotate()
+        self._random.choices((self._rotate, self._shift, lambda: None), (6, 2, 2))[0]()
         recorder = self._recorder
 
         def set_cold(is_cold: bool) -> None:
@@ -131,16 +130,21 @@ class FlushingSession(Session):
         for (number, offset), data in zip(places, [*contents[1:], contents[0]], strict=True):
             self._write(Operation("write", number, offset, data=data))
 
+    def _shift(self) -> None:
+        """Let the blocks of a device move up by one: a chain, when their contents are known."""
+        number = self._random.randrange(len(self._opened.devices))
+        size = self._opened.devices[number].size_bytes // BLOCK_SIZE * BLOCK_SIZE
+        self._read(Operation("read", number, 0, size))
+        old = self._history.model.read(number, 0, size)
+        for at in range(size - BLOCK_SIZE, 0, -BLOCK_SIZE):
+            data = old[at - BLOCK_SIZE : at]
+            self._write(Operation("write", number, at, data=data))
+
     def aimed_request(self) -> None:
         """Write where it hurts: see `Client`."""
         number = self._random.randrange(len(self._opened.devices))
-        device = self._opened.devices[number]
-        if not device.blocks:
-            return
-        references = self._opened._parts.block_map.references(
-            device.first_block, device.blocks
-        ).tolist()
-        dirty = [at for at, held in enumerate(references) if held != device.first_block + at]
+        references = self._dirty(number)
+        dirty = list(references)
         users = [at for at in dirty if 0 <= references[at] < COW_BASE]
         if not dirty:
             return
@@ -150,9 +154,7 @@ class FlushingSession(Session):
             )
             return
         at = self._random.choice(dirty)
-        assert self._options.upstream_dir is not None
-        upstream = (self._options.upstream_dir / device.name).read_bytes()
-        old = upstream[at * BLOCK_SIZE : (at + 1) * BLOCK_SIZE]
+        old = self._upstream_block(number, at)
         kind = self._random.randrange(3)
         if kind == 0:
             self._write_block(number, at, old)
@@ -164,6 +166,27 @@ class FlushingSession(Session):
             now = self._history.model.read(number, at * BLOCK_SIZE, BLOCK_SIZE)
             self._write_block(number, at, self._random.randbytes(BLOCK_SIZE))
             self._write_block(number, at, now)
+
+    def restore_some(self) -> None:
+        """Write back what is upstream of about half of the dirty blocks: see `Client`."""
+        for number in range(len(self._opened.devices)):
+            for block in self._dirty(number):
+                if self._random.random() < 0.5:
+                    self._write_block(number, block, self._upstream_block(number, block))
+
+    def _dirty(self, number: int) -> dict[int, int]:
+        """Return the references of the dirty blocks of a device, by number, ascending."""
+        device = self._opened.devices[number]
+        if not device.blocks:
+            return {}
+        first = device.first_block
+        references = self._opened._parts.block_map.references(first, device.blocks).tolist()
+        return {at: held for at, held in enumerate(references) if held != first + at}
+
+    def _upstream_block(self, number: int, block: int) -> bytes:
+        assert self._options.upstream_dir is not None
+        upstream = (self._options.upstream_dir / self._opened.devices[number].name).read_bytes()
+        return upstream[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE]
 
     def _write_block(self, number: int, block: int, data: bytes) -> None:
         self._write(Operation("write", number, block * BLOCK_SIZE, data=data))

@@ -35,6 +35,9 @@ class Client(Protocol):
         dirty block, copy that elsewhere, or rewrite a dirty block back and forth.
         """
 
+    def restore_some(self) -> None:
+        """Write back what is upstream of about half of the dirty blocks."""
+
     def freeze(self) -> int:
         """Note that a commit covers all writes until now; return their number."""
 
@@ -100,6 +103,7 @@ class FlushRun:
     is_quiet: bool
     fails_copies: float = 0.0
     _left: int = _CLIENT_STEPS
+    _left_at_copies: int = _CLIENT_STEPS
     _commit: tuple[Commit, int] | None = None
     _reads: list[SlowRead] = field(default_factory=list)
     is_killed: bool = False
@@ -148,8 +152,14 @@ class FlushRun:
             self._finish_commit()
             for read in list(self._reads):
                 self._advance(read)
-        elif isinstance(step, PieceRead) and self.chance.random() < self.fails_copies:
-            step.error = "is to fail"
+        elif isinstance(step, PieceRead):
+            if not self.is_quiet and self._left_at_copies > 0:
+                # What is written next has been chosen already.
+                self._left_at_copies -= 1
+                self.chance.choice((self.client.aimed_request, self.client.restore_some))()
+            step.run()
+            if self.chance.random() < self.fails_copies:
+                step.error = "is to fail"
         else:
             self.set_meanwhile(self._disturb)
             step.run()

@@ -4,9 +4,11 @@ A client reads and writes between every two steps of a batch, aimed at what is b
 virtual devices must be right at every moment, and upstream equal to them at the end.
 """
 
+import errno
 import os
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,6 +17,7 @@ from tests.support.engines import BLOCK, EngineStore, NewStore
 from thincow.engine.flush import Flush, FlushOrder
 from thincow.engine.options import Tuning
 from thincow.errors import FlushError, NoSpaceError
+from thincow.store.disk import Disk
 
 CASES = int(os.environ.get("THINCOW_FLUSH_CASES", "200"))
 """Set the variable to a few thousand for a longer run: 20 cases take about a second."""
@@ -34,6 +37,19 @@ MOVES: dict[str, Callable[[random.Random, list[bytes]], list[bytes]]] = {
 }
 
 
+class FailingDisk(Disk):
+    """Some reads fail while `fails`."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.fails = False
+        self._chance = chance
+
+    def read(self, fd: int, length: int, offset: int) -> bytes:
+        if self.fails and self._chance.random() < 0.2:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(fd, length, offset)
+
+
 @dataclass
 class Case:
     """A store with moved blocks, and what its devices must show."""
@@ -41,6 +57,10 @@ class Case:
     chance: random.Random
     store: EngineStore
     shown: dict[str, bytearray] = field(default_factory=dict)
+    disk: "FailingDisk" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.disk = FailingDisk(self.chance)
 
     def make(self) -> None:
         for name in self.chance.choice(("a", "ab", "abc")):
@@ -59,6 +79,7 @@ class Case:
             cached_windows=self.chance.choice((1, 3, 100)),
             max_reserve_bytes=4096,
         )
+        self.store.disk = self.disk
         self.store.open(
             tuning=tuning,
             hash_table_bytes=self.chance.choice((256, 1 << 20)),
@@ -173,6 +194,41 @@ def test_flush_with_one_spare_block_finishes(seed: int, new_store: NewStore) -> 
     end = case.store.engine.cow_usage()[0]
     case.store.close()
     case.open(max_cow_blocks=end + 1)
+    case.flush(order)
+    case.check_flushed()
+
+
+@pytest.mark.parametrize("seed", range(2 * CASES, 2 * CASES + CASES // 8))
+def test_flush_with_next_to_no_space_beside_a_client_and_bad_reads(
+    seed: int, new_store: NewStore
+) -> None:
+    case, order = make_case(seed, new_store)
+    case.store.engine.commit()
+    end = case.store.engine.cow_usage()[0]
+    case.store.close()
+    case.open(max_cow_blocks=end + case.chance.choice((0, 1, 2)))
+    left = CLIENT_STEPS
+
+    def client() -> None:
+        nonlocal left
+        case.disk.fails = False
+        if left:
+            left -= 1
+            with suppress(NoSpaceError):
+                case.disturb()
+        # From here on the flush reads.
+        case.disk.fails = case.chance.random() < 0.5
+
+    for _ in range(2):
+        with suppress(FlushError):
+            case.store.engine.flush.run(order, client)
+        case.disk.fails = False
+        case.check_shown()
+    case.store.engine.commit()
+    end = case.store.engine.cow_usage()[0]
+    case.store.close()
+    case.open(max_cow_blocks=end + 1)
+    case.check_shown()
     case.flush(order)
     case.check_flushed()
 

@@ -3,14 +3,20 @@
 import errno
 import random
 import shutil
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.engines import BLOCK, EngineStore, NewStore, letters
 from tests.support.loop_devices import loop_device
-from thincow.engine.flush import FlushOrder
-from thincow.engine.flush_steps import Pause
+from thincow.engine import flush
+from thincow.engine.device import Device
+from thincow.engine.flush import Flush, FlushOrder
+from thincow.engine.flush_copy import Copies, copy_needed
+from thincow.engine.flush_selection import Selection
+from thincow.engine.flush_steps import Pause, Step
 from thincow.engine.flush_write import PieceRead
 from thincow.errors import FlushError, StoreFailedError, ThincowError
 from thincow.store.disk import Disk
@@ -39,8 +45,7 @@ def test_client_may_restore_a_block_while_nothing_can_be_copied(
     old, new = shift_by_one(store)
     free = BLOCKS - 2  # what the flush is about to write: nobody shows its old content
     has_written = False
-    flush = store.engine.flush.begin(FlushOrder())
-    steps = flush.steps()
+    steps = store.engine.flush.begin(FlushOrder()).steps()
     try:
         for step in steps:
             if step is Pause.COMMIT:
@@ -61,6 +66,39 @@ def test_client_may_restore_a_block_while_nothing_can_be_copied(
         store.engine.flush.end(None)
     assert has_written
     assert store.read("a") == b"".join(new)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["no space", "unreadable"])
+def test_selection_that_is_kept_when_nothing_was_copied_is_noticed(
+    new_store: NewStore, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """The test before would find the bug that it is there for."""
+    select, settle = Flush._select, Flush._settle
+    chosen: list[Selection] = []
+    is_in_vain = False
+
+    def copy(*arguments: Any) -> Generator[Step, None, Copies]:
+        nonlocal is_in_vain
+        copies = yield from copy_needed(*arguments)
+        is_in_vain = not copies.blocks
+        return copies
+
+    def keep(self: Flush, device: Device, position: int) -> Selection:
+        nonlocal is_in_vain
+        if not is_in_vain:
+            chosen.append(select(self, device, position))
+        is_in_vain = False
+        return chosen[-1]
+
+    def settle_if_copied(self: Flush) -> Generator[Step, None, None]:
+        if not is_in_vain:
+            yield from settle(self)
+
+    monkeypatch.setattr(flush, "copy_needed", copy)
+    monkeypatch.setattr(Flush, "_select", keep)
+    monkeypatch.setattr(Flush, "_settle", settle_if_copied)
+    with pytest.raises(AssertionError):
+        test_client_may_restore_a_block_while_nothing_can_be_copied(new_store, fails)
 
 
 class FullDisk(Disk):
