@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tools.benchmarks.subjects import Subject, mounted, peak_rss_mib
 MIB = 1 << 20
 _MB = 1e6
 _BLOCK = 4096
+_LARGER = 8
 _PLAIN_FLUSH = "flush of as much new data"
 _DD = "dd"
 
@@ -85,11 +87,34 @@ def _flush_shifted(lab: Lab, disk: Path, length: int) -> float:
         return _flush(subject)
 
 
+@dataclass(frozen=True, slots=True)
+class _Scattered:
+    """What a flush of scattered blocks took; memory is the most until then."""
+
+    before_mib: float
+    peak_mib: float
+    seconds: float
+
+
 def _measure_scattered(lab: Lab, _wanted: Wanted) -> Samples:
     length = lab.sizes.scattered_blocks * _BLOCK
-    disk = _new_disk(lab, 2 * length, random=False)
+    flushed = _flush_scattered(lab, length, 2 * length)
+    on_large = _flush_scattered(lab, length, _LARGER * 2 * length)
+    others = {
+        "before the flush": flushed.before_mib,
+        f"as many blocks of a device {_LARGER} times as large": on_large.peak_mib,
+        "before that": on_large.before_mib,
+    }
+    return {
+        _MEMORY.key: Sample(flushed.peak_mib, others),
+        _SCATTERED.key: Sample(length / flushed.seconds / _MB),
+    }
+
+
+def _flush_scattered(lab: Lab, length: int, device_bytes: int) -> _Scattered:
+    disk = _new_disk(lab, device_bytes, random=False)
     with mounted(lab, upstream=disk.parent) as subject:
-        job = Job("randwrite", _BLOCK, 2 * length, max_bytes=length, sync_at_end=True)
+        job = Job("randwrite", _BLOCK, device_bytes, max_bytes=length, sync_at_end=True)
         fio(subject.path, job)
         assert subject.pid is not None
         before = peak_rss_mib(subject.pid)
@@ -97,10 +122,7 @@ def _measure_scattered(lab: Lab, _wanted: Wanted) -> Samples:
         flush_s = _flush(subject)
         peak = peak_rss_mib(subject.pid)
     lab.remove(disk.parent)
-    return {
-        _MEMORY.key: Sample(peak, {"before the flush": before}),
-        _SCATTERED.key: Sample(length / flush_s / _MB),
-    }
+    return _Scattered(before, peak, flush_s)
 
 
 GROUPS = (
