@@ -75,6 +75,8 @@ class ContentsCopy:
         self._source = self._open(self._source_path, os.O_RDONLY)
         try:
             self._target = self._open(self._path, os.O_RDWR | os.O_CREAT)
+            # What a copy that failed left in memory may never have reached the disk.
+            disk.forget_cached(self._target)
         except BaseException:
             disk.close(self._source)
             raise
@@ -128,9 +130,8 @@ class ContentsCopy:
         try:
             self._disk.clone(self._source, self._target, begin, end - begin)
         except OSError as error:
+            # Reading and writing tells what is really wrong, if anything is (ZFS: EAGAIN).
             self._can_clone = error.errno not in _CANNOT_CLONE
-            if self._can_clone and error.errno != errno.EINVAL:
-                raise
             return False
         self.amounts.shared += length
         return True
