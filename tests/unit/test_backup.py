@@ -56,6 +56,41 @@ class FailingDisk(Disk):
         return super().__getattribute__(name)
 
 
+class LossyDisk(Disk):
+    """Its first sync of a `cowdata` fails, and what was written to it stays in memory only."""
+
+    def __init__(self) -> None:
+        self.only_cached: dict[int, bytes] = {}
+        self._has_failed = False
+
+    def clone(self, source_fd: int, target_fd: int, offset: int, length: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
+        super().write(fd, data, offset)
+        if _is_cowdata(fd):
+            for at in range(offset, offset + len(data), BLOCK):
+                if self._has_failed:
+                    self.only_cached.pop(at, None)
+                else:
+                    self.only_cached[at] = bytes(data[at - offset : at - offset + BLOCK])
+
+    def sync(self, fd: int) -> None:
+        if _is_cowdata(fd) and not self._has_failed:
+            self._has_failed = True
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().sync(fd)
+
+    def forget_cached(self, fd: int) -> None:
+        """Show what the disk holds: nothing, where no write was followed by a sync."""
+        for at, data in self.only_cached.items():
+            os.pwrite(fd, bytes(len(data)), at)
+
+
+def _is_cowdata(fd: int) -> bool:
+    return Path(f"/proc/self/fd/{fd}").readlink().name == "cowdata"
+
+
 @pytest.fixture
 def filled(store: EngineStore) -> EngineStore:
     """A closed store with runs and gaps in its COW file."""
@@ -121,7 +156,9 @@ def test_backup_leaves_holes(store: EngineStore) -> None:
     assert copy.database.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("failure", [None, errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL])
+@pytest.mark.parametrize(
+    "failure", [None, errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.EAGAIN]
+)
 def test_backup_shares_space_where_that_can_be_done(
     filled: EngineStore, failure: int | None
 ) -> None:
@@ -214,11 +251,52 @@ def test_backup_of_another_store_is_not_overwritten(
         run(filled, incremental=True)
 
 
-def test_backup_that_went_on_by_itself_is_not_overwritten(filled: EngineStore) -> None:
+@pytest.mark.parametrize("is_label_lost", [False, True])
+@pytest.mark.parametrize("commits", [0, 5])
+def test_backup_that_went_on_by_itself_is_not_overwritten(
+    filled: EngineStore, commits: int, is_label_lost: bool
+) -> None:
+    """Whether the store has come further meanwhile, or not."""
     run(filled)
-    shown_by(as_store(filled))
-    with pytest.raises(StoreMismatchError, match="newer"):
+    label = (filled.root / "backup" / "cowdata.id").read_bytes()
+    copy = as_store(filled)
+    copy.open()
+    copy.write_blocks("disk", 0, "x")
+    copy.close()
+    if is_label_lost:  # by a power cut
+        (filled.root / "backup" / "cowdata.id").write_bytes(label)
+        copy.must_be_sound = False
+    for number in range(commits):
+        filled.open()
+        filled.write_blocks("disk", 20, "xy"[number % 2])
+        filled.close()
+    before = photograph(copy.data_dir)
+    with pytest.raises(StoreMismatchError, match="not overwritten"):
         run(filled, incremental=True)
+    assert photograph(copy.data_dir) == before
+
+
+def test_backup_older_than_its_mark_is_overwritten(filled: EngineStore) -> None:
+    """One that was cut short, of a newer commit than what is left there."""
+    run(filled)
+    begin_backup(Disk(), filled.root / "backup", _store_id(filled), 1 << 20)
+    run(filled, incremental=True)
+    assert shown_by(as_store(filled)).startswith(SHOWN)
+
+
+def _store_id(store: EngineStore) -> str:
+    with open_offline_view(store.data_dir) as view:
+        return view.header().store_id
+
+
+def test_copy_that_never_reached_the_disk_is_not_taken_for_written(filled: EngineStore) -> None:
+    """After a sync that failed, the page cache shows what the disk does not hold."""
+    lost = LossyDisk()
+    with pytest.raises(ThincowError):
+        run(filled, disk=lost)
+    run(filled, incremental=True, disk=lost)
+    assert lost.only_cached == {}
+    assert shown_by(as_store(filled)).startswith(SHOWN)
 
 
 def test_mounted_store_and_mounted_target_are_refused(filled: EngineStore) -> None:
@@ -290,7 +368,7 @@ def test_unreadable_contents_are_named(filled: EngineStore) -> None:
 def test_mark_that_lost_its_content_says_no_store(filled: EngineStore, tmp_path: Path) -> None:
     target = filled.root / "backup"
     target.mkdir()
-    begin_backup(Disk(), target, "")
+    begin_backup(Disk(), target, "", 0)
     with pytest.raises(StoreMismatchError):
         run(filled, incremental=True)
 

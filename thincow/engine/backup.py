@@ -15,7 +15,7 @@ from thincow.engine.findings import NoProgress, Progress
 from thincow.engine.header_check import Header
 from thincow.engine.store_view import StoreView
 from thincow.errors import ConfigurationError, CorruptStoreError, StoreMismatchError, ThincowError
-from thincow.store.backup_mark import begin_backup, complete_backup, read_marks
+from thincow.store.backup_mark import begin_backup, complete_backup, read_mark
 from thincow.store.database import DATABASE_NAME
 from thincow.store.database_copy import database_files, seal_copy
 from thincow.store.disk import Disk
@@ -76,7 +76,7 @@ def back_up(
 def _copy(
     disk: Disk, view: StoreView, header: Header, target: Path, progress: Progress
 ) -> BackupResult:
-    begin_backup(disk, target, header.store_id)
+    begin_backup(disk, target, header.store_id, header.generation)
     database = target / DATABASE_NAME
     for path in (target / LABEL_NAME, *database_files(database)):
         if path.exists():
@@ -149,15 +149,36 @@ def _require_usable(disk: Disk, header: Header, target: Path, *, incremental: bo
                 "backup of this store"
             )
         return
-    store_id = read_marks(disk, target)
-    if store_id is None:
+    mark = read_mark(disk, target)
+    if mark is None:
         raise ConfigurationError(f"{target} is no backup of a store: give another directory")
-    if store_id != header.store_id:
+    if mark.store_id != header.store_id:
         raise StoreMismatchError(f"{target} is not a backup of this store: give another directory")
+    found = _newest_commit(disk, target, is_complete=mark.is_complete)
+    if mark.is_complete and mark.generation is not None and found > mark.generation:
+        raise StoreMismatchError(
+            f"{target} was written to after it was made (commit {mark.generation}, now {found}): "
+            "it is not overwritten"
+        )
+    if found > header.generation:
+        raise StoreMismatchError(
+            f"{target} is newer (commit {found}) than the store (commit {header.generation}): it "
+            "is not overwritten"
+        )
+
+
+def _newest_commit(disk: Disk, target: Path, *, is_complete: bool) -> int:
+    """Return the highest number of a commit that a backup names; -1 when nothing can be read."""
+    newest = -1
     with suppress(CorruptStoreError):
         label = read_label(disk, target)
-        if label is not None and label.generation > header.generation:
-            raise StoreMismatchError(
-                f"{target} is newer (commit {label.generation}) than the store (commit "
-                f"{header.generation}): it is not overwritten"
-            )
+        newest = -1 if label is None else label.generation
+    if is_complete:
+        # A power cut may have left the label behind.
+        with (
+            suppress(CorruptStoreError, OSError),
+            Snapshot.open_offline(target / DATABASE_NAME) as snapshot,
+        ):
+            generation = snapshot.globals().get("generation")
+            newest = max(newest, generation) if isinstance(generation, int) else newest
+    return newest
