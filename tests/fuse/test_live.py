@@ -103,6 +103,27 @@ def test_diff_from_a_backup_shows_what_came_later(mount: Mount, tmp_path: Path) 
     assert ranges(mount.point, "--from", tmp_path / "copy") == [("disk", 2 * BLOCK, BLOCK, "new")]
 
 
+def test_diff_from_a_backup_that_a_flush_made_invalid_is_refused(
+    mount: Mount, tmp_path: Path
+) -> None:
+    """What was flushed since is upstream's content in both, so it would not be listed."""
+    mount.add("disk", os.urandom(16 * BLOCK))
+    mount.start()
+    back_up(mount.point, tmp_path / "copy")
+    write(mount, "disk", os.urandom(BLOCK), 3 * BLOCK)
+    assert run_thincow("flush", mount.point).returncode == 0
+    where = ("--data-dir", mount.data, "--upstream", mount.upstream)
+    for arguments in ((mount.point,), where, where[:2]):
+        done = run_thincow("diff", *arguments, "--from", tmp_path / "copy")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "copy is not valid any more" in done.stderr
+        assert done.stderr.count("\n") == 1
+        if arguments == (mount.point,):
+            mount.umount()
+    back_up("--data-dir", mount.data, tmp_path / "copy", "--incremental")
+    assert ranges(*where, "--from", tmp_path / "copy") == []
+
+
 def test_diff_lists_what_a_repair_changed(mount: Mount, tmp_path: Path) -> None:
     image = mount.upstream / "disk"
     with image.open("wb") as file:

@@ -59,7 +59,7 @@ def diff(
     from thincow.cli.diff_output import print_json, print_text
     from thincow.engine.diff import State
     from thincow.engine.store_view import choose_devices, open_offline_view, open_source
-    from thincow.engine.upstream_findings import require_recorded_upstream
+    from thincow.engine.upstream_findings import require_recorded_upstream, require_valid_base
     from thincow.errors import StoreMismatchError
     from thincow.store.disk import Disk
 
@@ -80,6 +80,7 @@ def diff(
             base_header = base.header()
             if base_header.store_id != header.store_id:
                 raise StoreMismatchError(f"{base_dir} is not a backup of this store")
+            require_valid_base(base, base_header, header)
             base_source = stack.enter_context(open_source(disk, base, base_header))
             before = State(base.snapshot, base_source)
         show = print_json if as_json else print_text

@@ -7,8 +7,10 @@ from thincow.block_types import device_of, first_address
 from thincow.engine.findings import Code, Findings
 from thincow.engine.header_check import Header
 from thincow.engine.open_identity import as_far_as_known
+from thincow.engine.store_view import StoreView
 from thincow.engine.upstream_check import DeviceState, check_upstreams
 from thincow.errors import ConfigurationError, CorruptStoreError, UpstreamChangedError
+from thincow.store.devices_table import DeviceRow
 from thincow.store.disk import Disk
 from thincow.store.snapshot import Snapshot
 from thincow.store.upstream import Upstream, scan_place
@@ -72,3 +74,33 @@ def require_recorded_upstream(directory: Path, snapshot: Snapshot, header: Heade
     check_recorded_upstream(directory, snapshot, header, findings)
     for finding in findings.report().findings:
         raise UpstreamChangedError(f"{finding.place}: {finding.message}")
+
+
+def require_valid_base(base: StoreView, base_header: Header, now: Header) -> None:
+    """Check that a backup may be compared with: that it relies on upstream as it is now.
+
+    Args:
+        base: the backup.
+        base_header: its header.
+        now: header of the store, which tells of upstream where that itself cannot be seen.
+
+    Raises:
+        UpstreamChangedError: when it does not, as far as sizes, times and fingerprints show.
+    """
+    if base.upstream_dir is None:
+        recorded = {row.id: _recorded(row) for row in now.devices}
+        changed = [r for r in base_header.devices if recorded.get(r.id) != _recorded(r)]
+        reason = f"device {changed[0].name}: is recorded otherwise now" if changed else ""
+    else:
+        findings = Findings()
+        check_recorded_upstream(base.upstream_dir, base.snapshot, base_header, findings)
+        reason = "".join(f"{f.place}: {f.message}" for f in findings.report().findings[:1])
+    if reason:
+        raise UpstreamChangedError(
+            f"{base.data_dir} is not valid any more: upstream changed after it was made, by a "
+            f"flush perhaps ({reason}): compare with a newer backup"
+        )
+
+
+def _recorded(row: DeviceRow) -> tuple[str, int, int | None, int | None]:
+    return row.type, row.size_bytes, row.inode, row.mtime_ns
