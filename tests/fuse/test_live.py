@@ -289,6 +289,22 @@ def test_online_check_finds_damage_and_nothing_else(mount: Mount) -> None:
         file.write(byte)
 
 
+def test_check_of_a_mount_that_died_has_examined_nothing(mount: Mount) -> None:
+    mount.add("disk", os.urandom(BLOCK))
+    mount.start()
+    write(mount, "disk", os.urandom(4 * MIB))
+    command = thincow_command("fsck", "--online", mount.point, "--deep", "--rate", "1M")
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=thincow_environment()
+    ) as check:
+        while mount.stats("stats.txt")["Running checks"] != "1":
+            time.sleep(0.02)
+        mount.kill()
+        _, error = check.communicate()
+    assert check.returncode == 3, error
+    assert "unmounted or its process died" in error
+
+
 def test_read_only_mount_is_looked_at_without_writing(mount: Mount, tmp_path: Path) -> None:
     mount.add("disk", os.urandom(16 * BLOCK))
     mount.start()

@@ -9,12 +9,12 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from thincow.engine.store_view import StoreView
-from thincow.errors import ConfigurationError, MountPointError, StoreFailedError, ThincowError
+from thincow.errors import ConfigurationError, MountPointError, StoreFailedError
 from thincow.mount.mount_point import is_stale
 from thincow.mount.mount_table import find_mount
 from thincow.store.database import DATABASE_NAME
@@ -49,7 +49,7 @@ def open_live_view(mount_point: Path, purpose: str, *, private: bool) -> Iterato
         raise MountPointError(f"{mount_point} is an overlay: unmount it first, or use --data-dir")
     with ExitStack() as stack:
         fd, can_write = _open_hold(place)
-        stack.callback(os.close, fd)
+        stack.callback(_close, fd)
         facts = json.loads(os.read(fd, _MAX_BYTES))
         snapshot = stack.enter_context(_open_snapshot(facts, private=private))
         if can_write:
@@ -60,7 +60,7 @@ def open_live_view(mount_point: Path, purpose: str, *, private: bool) -> Iterato
                 os.lseek(fd, 0, os.SEEK_SET)
                 os.read(fd, 1)
             except OSError as error:
-                raise ThincowError(
+                raise MountPointError(
                     f"{mount_point} was unmounted or its process died meanwhile: nothing of this "
                     "can be relied on"
                 ) from error
@@ -88,6 +88,12 @@ def _open_hold(place: Path) -> tuple[int, bool]:
         raise StoreFailedError(
             f"the changes in {place} cannot be committed first: {error.strerror}"
         ) from error
+
+
+def _close(fd: int) -> None:
+    """Let go. When the mount died, there is nothing to let go of, and closing answers that."""
+    with suppress(OSError):
+        os.close(fd)
 
 
 def _open_snapshot(facts: dict[str, Any], *, private: bool) -> Snapshot:
