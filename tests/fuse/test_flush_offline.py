@@ -155,7 +155,10 @@ def test_wrong_uses_are_refused_in_one_line(
     assert run_thincow("flush", *offline_arguments(mount), mount.point).returncode == 2
     assert run_thincow("flush", "--data-dir", mount.data).returncode == 2
     assert run_thincow("flush", "--offline", "--data-dir", mount.data).returncode == 2
-    assert flush_offline(mount, "--device", "nope").returncode == 1
+    for words in ((), ("--dry-run",)):
+        unknown = flush_offline(mount, "--device", "nope", *words)
+        assert (unknown.returncode, unknown.stdout) == (1, "")
+        assert unknown.stderr.endswith("has no device nope\n")
     shutil.copytree(mount.upstream, tmp_path / "others")
     (tmp_path / "others/disk").write_bytes(os.urandom(4 * BLOCK))
     options = ("--offline", "--data-dir", mount.data, "--upstream", tmp_path / "others")

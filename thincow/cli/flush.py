@@ -140,6 +140,6 @@ def _flush_store(
     if upstream.is_file() or upstream.is_block_device():  # the original of an overlay
         options = replace(options, upstream_dir=None, upstream_file=upstream)
     if dry_run:
-        return plan_offline(options).as_json()
+        return plan_offline(options, order.names or ()).as_json()
     with flush_output.interruptible() as is_cancelled:
         return flush_offline(options, order, progress, is_cancelled)

@@ -3,7 +3,7 @@
 The store is opened as a mount opens it, so a flush that was cut, there or here, goes on in either.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from thincow.engine.engine import Engine, open_engine
@@ -11,19 +11,24 @@ from thincow.engine.flush import FlushOrder
 from thincow.engine.flush_outcome import DeviceOutcome, FlushOutcome, FlushProgress
 from thincow.engine.flush_plan import FlushPlan
 from thincow.engine.options import StoreOptions
-from thincow.errors import FlushError, NoStoreError
+from thincow.errors import ConfigurationError, FlushError, NoStoreError
 from thincow.store.database import DATABASE_NAME
 
 
-def plan_offline(options: StoreOptions) -> FlushPlan:
+def plan_offline(options: StoreOptions, names: Collection[str] = ()) -> FlushPlan:
     """Return what a full flush would do, changing nothing.
 
+    Args:
+        options: what to open.
+        names: devices that must be there.
+
     Raises:
-        ThincowError: when the store cannot be opened.
+        ThincowError: when the store cannot be opened, or has no such device.
     """
     _require_store(options)
     engine = open_engine(replace(options, read_only=True))
     try:
+        _require_devices(engine, names)
         with engine.snapshot() as snapshot:
             return engine.flush.plan(snapshot)
     finally:
@@ -45,11 +50,13 @@ def flush_offline(
         is_cancelled: asked again and again whether to cancel; the batch under way is finished.
 
     Raises:
-        ThincowError: when the store cannot be opened, or the last changes could not be saved.
+        ThincowError: when the store cannot be opened, has no such device, or the last changes could
+            not be saved.
     """
     _require_store(options)
     engine = open_engine(options)
     try:
+        _require_devices(engine, order.names or ())
         outcome = _flush(engine, order, progress, is_cancelled)
     except BaseException:
         engine.close()
@@ -98,3 +105,9 @@ def _require_store(options: StoreOptions) -> None:
     assert options.metadata_dir is not None
     if not (options.metadata_dir / DATABASE_NAME).is_file():
         raise NoStoreError(f"there is no store in {options.metadata_dir}")
+
+
+def _require_devices(engine: Engine, names: Collection[str]) -> None:
+    known = {device.name for device in engine.devices}
+    for name in sorted(set(names) - known):
+        raise ConfigurationError(f"{engine.options.data_dir} has no device {name}")
