@@ -45,8 +45,9 @@ EXEMPT = {
 
 NOT_SERVED = {
     "clone": "for backups, which are made beside a mount and have tests of their own",
+    "medium": "for block devices, which have tests of their own; it raises nothing",
 }
-"""Methods of `Disk` that serving a store does not call."""
+"""Methods of `Disk` that serving files does not call."""
 
 _RESULTS = {
     "xAccess": apsw.SQLITE_IOERR_ACCESS,
