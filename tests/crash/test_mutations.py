@@ -8,6 +8,7 @@ from tests.crash.size_mutations import MUTATIONS
 MAX_STATES = 36_000
 
 
+@pytest.mark.timeout(1200)  # up to a minute of a processor, which may be busy
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_simulator_notices_a_planted_bug(name):
     failures: list[str] = []
