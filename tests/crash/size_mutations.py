@@ -32,7 +32,7 @@ def upstream_resized_before_the_commit() -> Iterator[None]:
     def wrong(_: object) -> Generator[Any, None, None]:
         yield from ()
 
-    with patched(flush_resize, "_settle", wrong):
+    with patched(flush_resize, "settle", wrong):
         yield
 
 

@@ -27,7 +27,7 @@ from thincow.engine.flush_bad_blocks import BadBlocks
 from thincow.engine.flush_copy import copy_needed
 from thincow.engine.flush_resize import cut_upstreams, grow_upstreams, refuse_fixed_sizes
 from thincow.engine.flush_selection import FlushSelector, Selection
-from thincow.engine.flush_steps import FlushTools, Pause, Step
+from thincow.engine.flush_steps import FlushTools, Pause, Step, settle
 from thincow.engine.flush_users import describe_waiting
 from thincow.engine.flush_write import BatchWrite
 from thincow.engine.flush_writers import UpstreamWriters
@@ -210,9 +210,7 @@ class Flush:
 
     def _settle(self) -> Generator[Step, None, None]:
         """Commit, and wait until no other commit is under way."""
-        yield Pause.COMMIT
-        while self._tools.committer.is_running:
-            yield Pause.WAIT
+        return settle(self._tools)
 
     def _write(self, device: Device, batch: Selection) -> Generator[Step, None, None]:
         """Flush one batch. No commit is under way when this begins."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from thincow.engine.device import Device
-from thincow.engine.flush_steps import FlushTools, Pause, Step
+from thincow.engine.flush_steps import FlushTools, Pause, Step, settle
 from thincow.engine.flush_write import UpstreamResize
 from thincow.engine.flush_writers import UpstreamWriters
 from thincow.errors import FlushError
@@ -55,11 +55,11 @@ def grow_upstreams(
         row = device.row
         if row.flush_bytes is not None:
             # A flush that was to resize it has failed: nobody knows which size is durable.
-            yield from _settle(tools)
+            yield from settle(tools)
             yield from _resize(tools, device, writers.open(device), row.flush_bytes)
             row = device.row
         if row.seen_bytes > row.size_bytes and row.shown_blocks is None:
-            yield from _settle(tools)
+            yield from settle(tools)
             yield from _resize(tools, device, writers.open(device), row.seen_bytes)
             resized += 1
     return resized
@@ -86,7 +86,7 @@ def cut_upstreams(
     for device in devices:
         size_bytes = _size_to_cut_to(device, tools.source.block_size)
         if size_bytes < device.row.size_bytes:
-            yield from _settle(tools)
+            yield from settle(tools)
             first = device.first_block + size_bytes // tools.source.block_size
             behind = [(first, device.upstream_end - first)]
             tools.parts.upstream.reserve(behind)
@@ -130,12 +130,6 @@ def _is_needed(tools: FlushTools, device: Device, size_bytes: int) -> bool:
     return False
 
 
-def _settle(tools: FlushTools) -> Generator[Step, None, None]:
-    yield Pause.COMMIT
-    while tools.committer.is_running:
-        yield Pause.WAIT
-
-
 def _resize(
     tools: FlushTools, device: Device, writer: UpstreamWriter, size_bytes: int
 ) -> Generator[Step, None, None]:
@@ -153,7 +147,7 @@ def _resize(
         tools.parts.upstream.forget(cut, end)
         while tools.contents.is_being_read(cut, end - cut):
             yield Pause.WAIT
-    yield from _settle(tools)
+    yield from settle(tools)
     step = UpstreamResize(writer, size_bytes)
     yield step
     if step.error is not None:

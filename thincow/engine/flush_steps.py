@@ -1,5 +1,6 @@
 """What a flush asks to be done between its steps, and what it works with."""
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -33,3 +34,10 @@ class FlushTools:
     parts: EpochParts
     contents: Contents
     source: Source
+
+
+def settle(tools: FlushTools) -> Generator[Step, None, None]:
+    """Commit, and wait until no other commit is under way."""
+    yield Pause.COMMIT
+    while tools.committer.is_running:
+        yield Pause.WAIT
