@@ -98,9 +98,7 @@ def discard_mount(mount_point: Path) -> None:
         MountPointError: when it is in use, or was not a mount of ours.
         ThincowError: when the store cannot be removed.
     """
-    place = mount_point.resolve()
-    entry = find_mount(place)
-    if entry is not None and entry.is_thincow and not is_stale(place):
+    if _is_served(mount_point.resolve()):
         found = find_store(mount_point)
         stop_mount(mount_point)
     else:
@@ -121,8 +119,7 @@ def end_overlay(virtual: Path, data_dir: Path | None, metadata_dir: Path | None)
         NoStoreError: when there is no store of it.
     """
     place = virtual.resolve()
-    entry = find_mount(place)
-    if entry is not None and entry.is_thincow and not is_stale(place):
+    if _is_served(place):
         found = find_store(virtual)
         if found.original is None:
             raise MountPointError(f"{virtual} is not an overlay: 'thincow flush' is for it")
@@ -137,6 +134,12 @@ def end_overlay(virtual: Path, data_dir: Path | None, metadata_dir: Path | None)
     if record.virtual != place:
         raise NoStoreError(f"{data_dir} holds an overlay on {record.virtual}, not on {virtual}")
     return StorePlace(data_dir, metadata_dir or data_dir, record.original, record.is_over)
+
+
+def _is_served(place: Path) -> bool:
+    """Tell whether a live mount of ours is there."""
+    entry = find_mount(place)
+    return entry is not None and entry.is_thincow and not is_stale(place)
 
 
 def finish_discarding(store: StoreOptions) -> None:
