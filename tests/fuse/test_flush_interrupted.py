@@ -22,7 +22,7 @@ _WAIT_S = 0.5
 
 @pytest.fixture
 def moved(mount: Mount, tmp_path: Path) -> Iterator[tuple[Mount, FaultyDisk, Path]]:
-    """A mount in which a shows what is upstream in b, and b is new, and nothing is in memory."""
+    """A mount in which a shows what is upstream in b, and b is new."""
     backing = tmp_path / "backing"
     for directory in (backing, tmp_path / "faulty"):
         directory.mkdir()
@@ -37,14 +37,14 @@ def moved(mount: Mount, tmp_path: Path) -> Iterator[tuple[Mount, FaultyDisk, Pat
         write(mount, "a", contents["b"])
         write(mount, "b", os.urandom(BLOCKS * BLOCK))
         assert mount.stats()["COW store references"] == str(BLOCKS)
-        drop_caches(disk.path("a"), disk.path("b"))
         yield mount, disk, backing
         disk.fail()
         mount.umount()
 
 
 def begin_hung_flush(mount: Mount, disk: FaultyDisk, pool: ThreadPoolExecutor) -> Future[int]:
-    """Begin a flush of everything, which then waits for a read of b."""
+    """Begin a flush of everything, of which nothing is in memory; it then waits for a read of b."""
+    drop_caches(disk.path("a"), disk.path("b"))
     disk.fail("hold-read")
     flush = pool.submit(command, mount, "full\n")
     while not disk.has_held_read:
@@ -63,7 +63,6 @@ def finish(mount: Mount, backing: Path, before: dict[str, bytes]) -> None:
 def test_cancel_returns_though_a_read_hangs(moved: tuple[Mount, FaultyDisk, Path]) -> None:
     mount, disk, backing = moved
     before = shown(mount)
-    drop_caches(disk.path("a"), disk.path("b"))
     with ThreadPoolExecutor(1) as pool:
         flush = begin_hung_flush(mount, disk, pool)
         assert command(mount, "cancel\n") == 0
@@ -82,7 +81,6 @@ def test_cancel_returns_though_a_read_hangs(moved: tuple[Mount, FaultyDisk, Path
 def test_freeze_waits_for_a_read_that_hangs(moved: tuple[Mount, FaultyDisk, Path]) -> None:
     mount, disk, backing = moved
     before = shown(mount)
-    drop_caches(disk.path("a"), disk.path("b"))
     pid = mount.pid
     with ThreadPoolExecutor(1) as pool:
         flush = begin_hung_flush(mount, disk, pool)
@@ -106,7 +104,6 @@ def is_stopped(pid: int) -> bool:
 def test_ended_flush_goes_on_in_the_next_mount(moved: tuple[Mount, FaultyDisk, Path]) -> None:
     mount, disk, backing = moved
     before = shown(mount)
-    drop_caches(disk.path("a"), disk.path("b"))
     pid = mount.pid
     with ThreadPoolExecutor(1) as pool:
         flush = begin_hung_flush(mount, disk, pool)

@@ -1,20 +1,19 @@
 """Every command in docs/live.md runs."""
 
 import os
-import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+from tests.support.documents import shell_blocks
 from tests.support.mounting import CHECKOUT, is_mounted, run_thincow
 
 BLOCK = 4096
 
 
 def commands() -> list[list[str]]:
-    text = (CHECKOUT / "docs" / "live.md").read_text()
-    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    blocks = shell_blocks("docs/live.md")
     lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
     assert {line[0] for line in lines} == {"thincow"}
     return [line[1:] for line in lines]

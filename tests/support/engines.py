@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -18,7 +19,7 @@ from thincow.block_types import DEVICE_SHIFT, Kind
 from thincow.engine import fsck
 from thincow.engine.device import Device
 from thincow.engine.engine import Engine, open_engine
-from thincow.engine.fetch import WouldBlock
+from thincow.engine.fetch import Fetch, WouldBlock
 from thincow.engine.options import StoreOptions, Tuning
 from thincow.store.disk import Disk
 
@@ -26,45 +27,30 @@ BLOCK = 512
 TINY = Tuning(window_blocks=4, cached_windows=1, max_reserve_bytes=4096)
 
 NewStore = Callable[..., "EngineStore"]
+Answer = TypeVar("Answer")
 
 
 def read_all(engine: Engine, device: Device, offset: int, length: int) -> bytes:
     """Read, fetching what is not in the page cache."""
-    fetch = None
-    try:
-        while True:
-            try:
-                return bytes(engine.read(device, offset, length, fetch))
-            except WouldBlock as blocked:
-                fetch = blocked.fetch
-                fetch.run()
-    finally:
-        if fetch is not None:
-            fetch.release()
+    return _fetching(lambda fetch: bytes(engine.read(device, offset, length, fetch)))
 
 
 def write_all(engine: Engine, device: Device, offset: int, data: bytes) -> int:
     """Write, fetching what is not in the page cache."""
-    fetch = None
-    try:
-        while True:
-            try:
-                return engine.write(device, offset, data, fetch)
-            except WouldBlock as blocked:
-                fetch = blocked.fetch
-                fetch.run()
-    finally:
-        if fetch is not None:
-            fetch.release()
+    return _fetching(lambda fetch: engine.write(device, offset, data, fetch))
 
 
 def resize_once(engine: Engine, device: Device, size: int) -> int:
     """Resize as far as one call goes, fetching what is not in the page cache."""
+    return _fetching(lambda fetch: engine.resize(device, size, fetch))
+
+
+def _fetching(call: Callable[[Fetch | None], Answer]) -> Answer:
     fetch = None
     try:
         while True:
             try:
-                return engine.resize(device, size, fetch)
+                return call(fetch)
             except WouldBlock as blocked:
                 fetch = blocked.fetch
                 fetch.run()

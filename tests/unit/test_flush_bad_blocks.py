@@ -69,6 +69,22 @@ def flush_to_the_end(store: EngineStore, disk: ScratchedDisk, shown: dict[str, b
         assert (store.upstream_dir / name).read_bytes() == content
 
 
+def swapped(
+    new_store: NewStore, disk: ScratchedDisk, spare: int | None, seed: int
+) -> tuple[EngineStore, bytes, bytes]:
+    """Return a store whose devices a and b were swapped, and what they held before."""
+    store = new_store(disk=disk, max_cow_blocks=spare)
+    a, b = (b"".join(random_blocks(number)) for number in (seed, seed + 1))
+    for name, content in (("a", a), ("b", b)):
+        store.add(name, content)
+    store.open()
+    for name in "ab":
+        store.read(name)
+    store.write("a", 0, b)
+    store.write("b", 0, a)
+    return store, a, b
+
+
 @pytest.mark.parametrize("spare", [0, 1, 2, None])
 def test_unreadable_block_in_a_chain_keeps_only_its_neighbour(
     new_store: NewStore, disk: ScratchedDisk, spare: int | None
@@ -98,15 +114,7 @@ def test_unreadable_block_in_a_chain_keeps_only_its_neighbour(
 def test_unreadable_block_in_a_cycle_keeps_only_that_cycle(
     new_store: NewStore, disk: ScratchedDisk, spare: int | None
 ) -> None:
-    store = new_store(disk=disk, max_cow_blocks=spare)
-    a, b = b"".join(random_blocks(3)), b"".join(random_blocks(4))
-    for name, content in (("a", a), ("b", b)):
-        store.add(name, content)
-    store.open()
-    for name in "ab":
-        store.read(name)
-    store.write("a", 0, b)
-    store.write("b", 0, a)
+    store, a, b = swapped(new_store, disk, spare, seed=3)
     disk.bad = {("b", 3), ("b", 20)}
     with pytest.raises(FlushError, match=rf"b: byte {3 * BLOCK}: .*Input/output error"):
         store.engine.flush.run(FlushOrder())
@@ -121,15 +129,7 @@ def test_unreadable_block_in_a_cycle_keeps_only_that_cycle(
 def test_copies_for_cycles_that_cannot_be_opened_may_take_all_room(
     new_store: NewStore, disk: ScratchedDisk, spare: int
 ) -> None:
-    store = new_store(disk=disk, max_cow_blocks=spare)
-    a, b = b"".join(random_blocks(8)), b"".join(random_blocks(9))
-    for name, content in (("a", a), ("b", b)):
-        store.add(name, content)
-    store.open()
-    for name in "ab":
-        store.read(name)
-    store.write("a", 0, b)
-    store.write("b", 0, a)
+    store, a, b = swapped(new_store, disk, spare, seed=8)
     disk.bad = {("b", 3), ("b", 20)}
     with pytest.raises(FlushError, match=rf"byte {3 * BLOCK}: .*Input/output error"):
         store.engine.flush.run(FlushOrder())
