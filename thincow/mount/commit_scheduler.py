@@ -43,6 +43,11 @@ class CommitScheduler:
         self._told: str | None = None
         self._last_took_s = 0.0
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a commit runs in a thread."""
+        return self._limiter.borrowed_tokens > 0
+
     async def run(self) -> None:
         """Commit when changes have waited long enough or have become many; never returns."""
         while True:

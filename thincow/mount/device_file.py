@@ -82,6 +82,11 @@ class DeviceFiles:
         self._cuts_when_opened = cuts_when_opened
         self._limiter = trio.CapacityLimiter(_MAX_FETCHES)
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether requests wait for contents that threads read."""
+        return self._limiter.borrowed_tokens > 0
+
     async def open(self, node: Node, handle: int, flags: int) -> "DeviceHandle":
         """Open a device file.
 

@@ -46,6 +46,11 @@ class FlushRunner:
         self._is_ending = False
         self._send, self._begun = trio.open_memory_channel[Flush](1)
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a step of a flush runs in a thread."""
+        return self._limiter.borrowed_tokens > 0
+
     async def execute(self, command: str) -> None:
         """Run one command.
 

@@ -28,6 +28,7 @@ from thincow.mount.mount_table import MountEntry, find_mount
 from thincow.mount.operations import ThincowOperations
 from thincow.mount.options import FILESYSTEM_TYPE, MountOptions
 from thincow.mount.overlay_operations import OverlayOperations
+from thincow.mount.request_waiter import RequestWaiter, used_by_pyfuse3
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class FuseServer:
             engine, self._scheduler, [self._mount_point] if is_overlay else files
         )
         self._freezer = Freezer(engine, self._scheduler, self._flusher)
-        device_files = DeviceFiles(
+        self._device_files = device_files = DeviceFiles(
             engine,
             self._scheduler,
             self._invalidator,
@@ -116,9 +117,15 @@ class FuseServer:
             nursery.start_soon(self._flusher.run)
             nursery.start_soon(self._scheduler.run)
             nursery.start_soon(self._invalidator.run)
-            await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
+            with used_by_pyfuse3(RequestWaiter(self._is_thread_awaited)):
+                await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
             self._flusher.stop()
             nursery.cancel_scope.cancel()
+
+    def _is_thread_awaited(self) -> bool:
+        return (
+            self._scheduler.is_awaited or self._device_files.is_awaited or self._flusher.is_awaited
+        )
 
     async def _announce(self) -> None:
         await self._operations.started.wait()
