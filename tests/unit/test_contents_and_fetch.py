@@ -139,6 +139,17 @@ def test_requests_at_the_end_of_a_device(new_store, disk):
         store.write("a", BLOCK << 40, b"1")
 
 
+def test_request_of_the_size_of_a_block_that_is_none(new_store):
+    content = letters("abc")
+    store = new_store()
+    store.add("disk", content)
+    store.open()
+    for offset in (1, BLOCK + 1, 2 * BLOCK + 1, 3 * BLOCK - 1, 3 * BLOCK):
+        assert store.read("disk", offset, BLOCK) == content[offset : offset + BLOCK]
+    store.write("disk", 1, b"z" * BLOCK)
+    assert store.read("disk", 0, 3 * BLOCK) == content[:1] + b"z" * BLOCK + content[1 + BLOCK :]
+
+
 def test_device_without_a_byte(new_store):
     store = new_store()
     store.add("a", b"")

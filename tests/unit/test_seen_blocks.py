@@ -23,7 +23,10 @@ def test_seen_blocks_are_a_set(seed):
         unseen = seen.unseen(start, length)
         assert runs_of(unseen) == [number for number in wanted if number not in model]
         if choose.random() < 0.6:
-            seen.add(start, length)
+            if length == 1:
+                seen.add_one(start)
+            else:
+                seen.add(start, length)
             model.update(wanted)
         probe = base + choose.randrange(14_000)
         assert (probe in seen) == (probe in model)

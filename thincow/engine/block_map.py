@@ -85,7 +85,7 @@ class BlockMap:
         that cannot be loaded).
         """
         if len(runs) == 1 and runs[0][1] == 1:
-            self._assign_one(address, runs[0][0])
+            self.assign_one(address, runs[0][0])
             return
         changes = []
         cow = self._cow
@@ -118,8 +118,8 @@ class BlockMap:
         for change in changes:
             cow.drop_references(change.dropped)
 
-    def _assign_one(self, address: int, reference: int) -> None:
-        """Do what `assign` does, without what many blocks need."""
+    def assign_one(self, address: int, reference: int) -> None:
+        """Do what `assign` does for one block, without what many blocks need."""
         if reference == ZERO and address >= self._own_end(address):
             reference = address
         windows = self._windows

@@ -44,6 +44,7 @@ class BlockReader:
         self._statistics = statistics
         self._block_size = block_size
         self._scratch = new_buffer(max(1 << 20, block_size))
+        self._block = self._scratch[:block_size]
 
     def read(self, device: Device, offset: int, length: int, fetch: Fetch) -> memoryview:
         """Read bytes of a device; fewer at its end or before a block that cannot be read.
@@ -66,6 +67,9 @@ class BlockReader:
             return self._scratch[:0]
         size = self._block_size
         first = offset // size
+        is_one = first * size == offset == end - size
+        if is_one and self._load_one(device.first_block + first):
+            return self._block
         count = (end - 1) // size - first + 1
         if count * size > len(self._scratch):
             self._scratch = new_buffer(count * size)
@@ -78,6 +82,24 @@ class BlockReader:
             end = min(end, (first + good) * size)
         skip = offset - first * size
         return buffer[skip : skip + end - offset]
+
+    def _load_one(self, address: int) -> bool:
+        """Load a block into `_block`, if that can be done at once; `load` does the others."""
+        if self._checksums is not None:
+            return False
+        reference = self._map.reference(address)
+        if not self._contents.load_one(reference, self._block):
+            return False
+        hashes = self._hashes
+        if (
+            0 <= reference < COW_BASE
+            and reference not in self._seen
+            and hashes is not None
+            and hashes.takes_hints
+        ):
+            hashes.note_one(xxh3_64_intdigest(self._block), reference)
+            self._seen.add_one(reference)
+        return True
 
     def load(
         self, device: Device, first: int, count: int, buffer: memoryview, fetch: Fetch

@@ -6,6 +6,8 @@ change of the map on nothing fails.
 
 from bisect import bisect_right
 
+from xxhash import xxh3_64_intdigest
+
 from thincow.block_types import COW_BASE
 from thincow.engine.block_map import BlockMap
 from thincow.engine.block_reader import BlockReader, hash_blocks
@@ -64,6 +66,10 @@ class BlockWriter:
             BlockReadError: when the rest of a block that is written in part cannot be read.
             OSError: when the COW store cannot be written.
         """
+        size = self._block_size
+        if len(data) == size and not offset % size and offset + size <= device.size_bytes:
+            self._write_block(device.first_block + offset // size, data, fetch)
+            return size
         taken = min(len(data), device.max_bytes - offset)
         if taken <= 0:
             if not data:
@@ -73,9 +79,10 @@ class BlockWriter:
             raise PastEndError(f"{device.name}: write past the end")
         if taken < len(data):
             data = data[:taken]
-        first = offset // self._block_size
+        first = offset // size
         blocks = self._whole_blocks(device, offset, data, fetch)
-        self._write_blocks(device.first_block + first, blocks, fetch)
+        hashes = hash_blocks(blocks, size)
+        self._write_blocks(device.first_block + first, blocks, hashes, fetch)
         return taken
 
     def _whole_blocks(self, device: Device, offset: int, data: bytes, fetch: Fetch) -> bytes:
@@ -102,19 +109,33 @@ class BlockWriter:
         if errors:
             raise errors[0]
 
-    def _write_blocks(self, address: int, data: bytes, fetch: Fetch) -> None:
-        hashes = hash_blocks(data, self._block_size)
+    def _write_block(self, address: int, data: bytes, fetch: Fetch) -> None:
+        """Do what `_write_blocks` does; most single blocks are new, and need less then."""
+        value = xxh3_64_intdigest(data)
+        if self._checksums is not None or not self._deduplication.leads_nowhere(address, value):
+            self._write_blocks(address, data, [value], fetch)
+            return
+        block = self._cow.allocate_one()
+        reference = COW_BASE + block
+        try:
+            self._cow.file.write(data, block * self._block_size)
+            self._map.assign_one(address, reference)
+        except BaseException:
+            self._cow.give_back([(block, 1)])
+            raise
+        self._hashes.note_one(value, reference)
+        self._statistics.blocks_written += 1
+        self._statistics.blocks_new += 1
+
+    def _write_blocks(self, address: int, data: bytes, hashes: list[int], fetch: Fetch) -> None:
         plan = self._deduplication.plan(address, data, hashes, fetch)
         if self._checksums is not None:
             self._checksums.windows.preload(address, len(hashes))
+        fresh: list[tuple[int, int, int]] = []
         stored = self._cow.allocate(plan.new) if plan.new else []
         try:
             if not stored:
-                runs, fresh = plan.runs, []
-            elif len(hashes) == 1:
-                block = stored[0][0]
-                self._cow.file.write(data, block * self._block_size)
-                runs, fresh = [(COW_BASE + block, 1)], [(0, COW_BASE + block, 1)]
+                runs = plan.runs
             else:
                 runs, fresh = self._store(data, plan.runs, stored)
             # One change for all: what the write releases may be what earlier blocks now refer to.

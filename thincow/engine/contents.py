@@ -142,6 +142,38 @@ class Contents:
                     bad.add(index)
         return None if waiting else frozenset(bad)
 
+    def load_one(self, reference: int, into: memoryview) -> bool:
+        """Put the contents of one block into a buffer, if they can be had at once.
+
+        For the many blocks about which nothing is peculiar; the others are left to `load`.
+        """
+        if reference == ZERO:
+            self._fill_zeros(into)
+            return True
+        size = self._block_size
+        device = None
+        if reference >= COW_BASE:
+            cow = self._cow
+            block = reference - COW_BASE
+            if block >= cow.end_block or cow.only_durable:
+                return False
+            fd, offset = cow.file.fd, block * size
+        else:
+            device = self._devices.get(reference >> DEVICE_SHIFT)
+            if device is None or device.upstream is None:
+                return False
+            fd, offset = device.upstream.fd, (reference - device.first_block) * size
+            if offset + size > device.readable_bytes:
+                return False
+        try:
+            if not self._disk.read_cached(fd, into, offset):
+                return False
+        except OSError:
+            return False
+        if device is not None:
+            device.stats.upstream_reads += 1
+        return True
+
     def load_if_cached(self, reference: int, into: memoryview) -> bool:
         """Put the contents of one upstream block into a buffer if that takes no disk access."""
         if not self._present(reference, 1):

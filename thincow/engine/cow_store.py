@@ -107,6 +107,14 @@ class CowStore:
         self.held.note_allocated(runs)
         return runs
 
+    def allocate_one(self) -> int:
+        """Hand out one block as `allocate` does."""
+        if self._holding.blocks or self._empty.blocks or self.held:
+            return self.allocate(1)[0][0]
+        block, _ = self._grow(1)
+        self.new_bytes += self.block_size
+        return block
+
     def give_back(self, runs: Iterable[Run]) -> None:
         """Return blocks that were allocated but never referred to."""
         for start, length in runs:

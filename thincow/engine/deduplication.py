@@ -94,6 +94,15 @@ class Deduplication:
             self._find_repeats(plan, data, hashes)
         return plan
 
+    def leads_nowhere(self, address: int, value: int) -> bool:
+        """Tell whether a single block with this hash is new for sure, with nothing to compare."""
+        hashes = self._hashes
+        return (
+            value != hashes.zero_hash
+            and address not in self._expected
+            and hashes.lookup(value) is None
+        )
+
     def expect(self, address: int, end: int, reference: int | None) -> None:
         """Remember where a write ended, so that the next one can go on with the run.
 

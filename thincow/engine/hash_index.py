@@ -108,6 +108,11 @@ class HashIndex:
             self._staged.update(entry for entry in entries if not 0 <= entry[1] < COW_BASE)
         self._staged.pop(self.zero_hash, None)
 
+    def note_one(self, value: int, reference: int) -> None:
+        """Record as `note` does for one content."""
+        if value != self.zero_hash and (self.learns_upstream or reference >= COW_BASE):
+            self._staged[value] = reference
+
     def note_flushed(self, values: Iterable[int], addresses: Iterable[int]) -> None:
         """Record contents that a flush wrote upstream and synced."""
         self._staged.update(zip(values, addresses, strict=True))

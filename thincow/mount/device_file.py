@@ -112,7 +112,10 @@ class DeviceFiles:
         device.stats.fuse_reads += 1
         if self._engine.hints_due:
             self._scheduler.note_change()
-        data = await self._read(device, offset, length)
+        try:
+            data = self._engine.read(device, offset, length)
+        except WouldBlock as blocked:
+            data = await self._read_after(blocked.fetch, device, offset, length)
         end = offset + len(data)
         if not self._direct_io and end < min(offset + length, device.size_bytes):
             # The page cache takes a short answer for the end of the file: what follows would read
@@ -120,11 +123,9 @@ class DeviceFiles:
             raise BlockReadError(f"{device.name}: cannot read byte {end}")
         return data
 
-    async def _read(self, device: Device, offset: int, length: int) -> bytes | memoryview:
-        try:
-            return self._engine.read(device, offset, length)
-        except WouldBlock as blocked:
-            fetch = blocked.fetch
+    async def _read_after(
+        self, fetch: Fetch, device: Device, offset: int, length: int
+    ) -> bytes | memoryview:
         return await self._after_fetch(
             fetch, lambda: self._engine.read(device, offset, length, fetch)
         )
@@ -139,7 +140,10 @@ class DeviceFiles:
         try:
             if self._engine.must_wait:
                 await self._scheduler.wait_for_room()
-            taken = await self._write(device, offset, data)
+            try:
+                taken = self._engine.write(device, offset, data)
+            except WouldBlock as blocked:
+                taken = await self._write_after(blocked.fetch, device, offset, data)
         except PastEndError:
             raise
         except RequestError:
@@ -148,11 +152,7 @@ class DeviceFiles:
         self._scheduler.note_change()
         return taken
 
-    async def _write(self, device: Device, offset: int, data: bytes) -> int:
-        try:
-            return self._engine.write(device, offset, data)
-        except WouldBlock as blocked:
-            fetch = blocked.fetch
+    async def _write_after(self, fetch: Fetch, device: Device, offset: int, data: bytes) -> int:
         return await self._after_fetch(
             fetch, lambda: self._engine.write(device, offset, data, fetch)
         )

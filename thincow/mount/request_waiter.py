@@ -47,9 +47,12 @@ class RequestWaiter:
             trio.ClosedResourceError: when the session ends.
         """
         self._turns += 1
-        if self._turns < _MAX_TURNS and fd < _MAX_SELECTED:
-            if _is_readable(fd, 0 if self._is_awaited() else _WAIT_S):
-                return
+        if (
+            self._turns < _MAX_TURNS
+            and fd < _MAX_SELECTED
+            and _is_readable(fd, 0 if self._is_awaited() else _WAIT_S)
+        ):
+            return
         self._turns = 0
         async with self._one_waits:
             while not self._is_closed:
