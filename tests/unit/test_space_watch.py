@@ -92,3 +92,17 @@ def test_directory_that_cannot_be_examined_stops_nothing(watch, tmp_path, caplog
     monkeypatch.setattr(SmallDisk, "filesystem_bytes", fail)
     assert watch.look()
     assert "space cannot be watched" in caplog.text
+
+
+def test_looking_again_costs_nothing_for_a_moment_unless_space_is_low(watch, disk, monkeypatch):
+    asked = []
+    whole = disk.filesystem_bytes
+    monkeypatch.setattr(disk, "filesystem_bytes", lambda path: asked.append(path) or whole(path))
+    monkeypatch.setattr(space_watch, "_LOOK_AGAIN_S", 1000.0)
+    for _ in range(3):
+        assert watch.look_again()
+    assert len(asked) == 2
+    disk.left["metadata"] = 3 * MIB
+    watch.look()
+    watch.look_again()
+    assert len(asked) == 6

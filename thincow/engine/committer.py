@@ -141,7 +141,7 @@ class Committer:
         self.no_space = commit.error is not None and not self.failed
         if commit.error is not None:
             raise commit.error
-        self._look_after_space()
+        self.no_space = not (self._watch.look_again() if commit.is_small else self._watch.look())
 
     def commit(self, *, patient: bool = True, merge_log: bool = False) -> None:
         """Make everything written so far durable; `patient` as in `Commit.run`.

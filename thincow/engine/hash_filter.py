@@ -58,6 +58,12 @@ class HashFilter:
         if self._next is not None:
             self._next.add(hashes)
 
+    def add_one(self, value: int) -> None:
+        """Do what `add` does for one hash."""
+        self._serving.add_one(value)
+        if self._next is not None:
+            self._next.add_one(value)
+
     def build(self, db: Connection, entries: int, max_rows: int) -> None:
         """Go on building, by up to `max_rows` rows of the table, which has `entries`."""
         bits = self._next or self._serving
@@ -104,6 +110,11 @@ class _Bits:
 
     def add(self, hashes: Int64Array) -> None:
         self._set(hashes.view(np.uint64) >> np.uint64(self.shift))
+
+    def add_one(self, value: int) -> None:
+        prefix = (value & (_MODULUS - 1)) >> self.shift
+        self.cells[prefix >> 3] |= 1 << (prefix & 7)
+        self._added += 1
 
     def add_prefixes(self, prefixes: Int64Array) -> None:
         """Add hashes of which the upper 32 bits are given, signed."""

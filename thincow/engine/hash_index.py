@@ -18,6 +18,8 @@ from thincow.store.connection import Connection
 
 _SIGN = 1 << 63
 _MODULUS = 1 << 64
+_FEW = 8
+"""Up to here arrays cost more than loops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,12 @@ def write(
         The number of entries in the table afterwards.
     """
     fresh = frozen.staged
+    if len(fresh) <= _FEW and not frozen.replacing and min(fresh.values()) >= COW_BASE:
+        for value, reference in fresh.items():
+            signed = value - _MODULUS if value >= _SIGN else value
+            known.add_one(signed)
+            entries += hashes_table.insert_new_cow(db, signed, reference)
+        return shrink(db, entries, capacity, generation)
     if frozen.replacing:
         newer = {value: fresh[value] for value in frozen.replacing if value in fresh}
         fresh = {value: ref for value, ref in fresh.items() if value not in newer}

@@ -18,6 +18,9 @@ BoolArray = npt.NDArray[np.bool_]
 _FEW: Final = 4
 """Changes of so few neighbours are worked out one by one."""
 
+_NEAR: Final = 3
+"""So many neighbours are looked at one by one before arrays are."""
+
 _FIRST_STEP: Final = 64
 """Values looked at first when the end of a run is searched."""
 
@@ -139,8 +142,8 @@ def row_changes(
 
     Looks only at the runs that meet or touch what changed.
     """
-    begin = _run_start(codec, new, low)
-    end = _run_end(codec, new, high)
+    begin = _run_start(codec, first_block, new, low)
+    end = _run_end(codec, first_block, new, high)
     if high - low <= _FEW:
         was_few = _few_rows(codec, first_block, old, (begin, low, high, end))
         now_few = _few_rows(codec, first_block, new, (begin, low, high, end))
@@ -170,9 +173,24 @@ def merge_numbers(numbers: Int64Array) -> list[tuple[int, int]]:
     return list(zip(numbers[starts].tolist(), (ends - starts).tolist(), strict=True))
 
 
-def _run_start(codec: RunCodec, values: Int64Array, position: int) -> int:
-    """Return where the run starts that the value before `position` belongs to; 0 at the begin."""
-    end, step = position, _FIRST_STEP
+def _run_start(codec: RunCodec, first_block: int, values: Int64Array, position: int) -> int:
+    """Return where the run starts that the value before `position` belongs to; 0 at the begin.
+
+    `position` when that run takes no row: nothing that is not such a run too joins it.
+    """
+    if position == 0:
+        return 0
+    at, value = position - 1, values.item(position - 1)
+    if codec.is_default(first_block + at, value):
+        return position
+    for _ in range(_NEAR):
+        if at == 0:
+            return 0
+        before = values.item(at - 1)
+        if not codec.joins(before, value):
+            return at
+        at, value = at - 1, before
+    end, step = at + 1, _FIRST_STEP
     while end > 1:
         start = max(0, end - step)
         breaks = (~codec.continues(values[start:end])).nonzero()[0]
@@ -182,9 +200,21 @@ def _run_start(codec: RunCodec, values: Int64Array, position: int) -> int:
     return 0
 
 
-def _run_end(codec: RunCodec, values: Int64Array, position: int) -> int:
-    """Return where the run ends that the value at `position` belongs to."""
-    start, step = position, _FIRST_STEP
+def _run_end(codec: RunCodec, first_block: int, values: Int64Array, position: int) -> int:
+    """Return where the run ends that the value at `position` belongs to; as `_run_start`."""
+    if position == len(values):
+        return position
+    at, value = position, values.item(position)
+    if codec.is_default(first_block + at, value):
+        return position
+    for _ in range(_NEAR):
+        if at + 1 == len(values):
+            return at + 1
+        after = values.item(at + 1)
+        if not codec.joins(value, after):
+            return at + 1
+        at, value = at + 1, after
+    start, step = at, _FIRST_STEP
     while start < len(values) - 1:
         breaks = (~codec.continues(values[start : start + step])).nonzero()[0]
         if len(breaks):

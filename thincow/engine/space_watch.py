@@ -13,6 +13,8 @@ from thincow.store.space_reserve import SpaceReserve, low_water_bytes
 _log = logging.getLogger(__name__)
 
 _TELL_AGAIN_S: Final = 60.0
+_LOOK_AGAIN_S: Final = 0.02
+"""Small commits, perhaps a thousand a second, look no more often while all is well."""
 
 
 class SpaceWatch:
@@ -31,6 +33,7 @@ class SpaceWatch:
         self._max_reserve_bytes = tuning.max_reserve_bytes
         self._low: set[Path] = set()
         self._told_at: float | None = None
+        self._look_at = 0.0
 
     @property
     def keeps_commits_small(self) -> bool:
@@ -39,6 +42,7 @@ class SpaceWatch:
 
     def look(self) -> bool:
         """Take the reserve back and see what is left; tell whether writes may be taken."""
+        self._look_at = time.monotonic() + _LOOK_AGAIN_S
         try:
             is_held = self.reserve is None or self.reserve.hold()
             for directory in self._directories:
@@ -47,6 +51,11 @@ class SpaceWatch:
             _log.error("space cannot be watched, nor the reserve kept: %s", error.strerror)
             return True
         return is_held
+
+    def look_again(self) -> bool:
+        """Look as `look` does, unless that was a moment ago and nothing was wanting."""
+        is_well = not self._low and (self.reserve is None or self.reserve.is_held)
+        return (is_well and time.monotonic() < self._look_at) or self.look()
 
     def note_refusal(self, reason: Exception) -> None:
         """Say now and then that writes are refused for lack of space."""

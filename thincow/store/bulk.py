@@ -8,14 +8,14 @@ import apsw
 import numpy as np
 import numpy.typing as npt
 
-from thincow.block_types import COW_BASE, ZERO
+from thincow.block_types import COW_BASE, ZERO, unpack
 from thincow.errors import CorruptStoreError
 
 Int64Array = npt.NDArray[np.int64]
 
 _ROWS_A_STATEMENT: Final = (500, 25, 3, 1)
 
-_FEW_ROWS: Final = 8
+FEW_ROWS: Final = 8
 """Up to here arrays cost more than loops."""
 
 
@@ -85,12 +85,24 @@ def insert_rows(
 
 def flatten(*columns: Int64Array) -> list[int]:
     """Return the values of columns of equal length row by row."""
-    if len(columns[0]) <= _FEW_ROWS:
+    if len(columns[0]) <= FEW_ROWS:
         return list(chain.from_iterable(zip(*(column.tolist() for column in columns), strict=True)))
     rows = np.empty((len(columns[0]), len(columns)), np.int64)
     for index, column in enumerate(columns):
         rows[:, index] = column
     flat: list[int] = rows.ravel().tolist()
+    return flat
+
+
+def flatten_runs(starts: Int64Array, lengths: Int64Array, references: Int64Array) -> list[int]:
+    """Return runs of references row by row: first block, length, `kind`, `target`."""
+    if len(starts) > FEW_ROWS:
+        return flatten(starts, lengths, *split_references(references))
+    flat: list[int] = []
+    for start, length, reference in zip(
+        starts.tolist(), lengths.tolist(), references.tolist(), strict=True
+    ):
+        flat += (start, length, *unpack(reference))
     return flat
 
 

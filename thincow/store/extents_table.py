@@ -13,9 +13,8 @@ from thincow.store.bulk import (
     delete_keys,
     fetch_integers,
     fetch_row,
-    flatten,
+    flatten_runs,
     insert_rows,
-    split_references,
 )
 
 
@@ -67,7 +66,7 @@ def apply_changes(
     insert_rows(
         db,
         "INSERT OR REPLACE INTO extents(first_block, length, kind, target) VALUES ",
-        flatten(starts, lengths, *split_references(references)),
+        flatten_runs(starts, lengths, references),
         4,
     )
 

@@ -60,6 +60,15 @@ def prefixes_from(db: apsw.Connection, first: int, max_rows: int) -> tuple[int |
     return (last if count == max_rows else None), np.fromstring(prefixes, np.int64, sep=",")
 
 
+def insert_new_cow(db: apsw.Connection, value: int, reference: int) -> int:
+    """Insert one entry of a place in the COW store, as `insert_new` does; return how many."""
+    db.execute(
+        "INSERT OR IGNORE INTO hashes(hash, kind, target) VALUES (?, 1, ?)",
+        (value, reference - COW_BASE),
+    )
+    return db.changes()
+
+
 def insert_new(db: apsw.Connection, values: Int64Array, references: Int64Array) -> int:
     """Insert entries, sorted by hash, whose hash has none yet.
 
