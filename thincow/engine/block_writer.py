@@ -81,8 +81,7 @@ class BlockWriter:
             data = data[:taken]
         first = offset // size
         blocks = self._whole_blocks(device, offset, data, fetch)
-        hashes = hash_blocks(blocks, size)
-        self._write_blocks(device.first_block + first, blocks, hashes, fetch)
+        self._write_blocks(device.first_block + first, blocks, fetch)
         return taken
 
     def _whole_blocks(self, device: Device, offset: int, data: bytes, fetch: Fetch) -> bytes:
@@ -113,7 +112,7 @@ class BlockWriter:
         """Do what `_write_blocks` does; most single blocks are new, and need less then."""
         value = xxh3_64_intdigest(data)
         if self._checksums is not None or not self._deduplication.leads_nowhere(address, value):
-            self._write_blocks(address, data, [value], fetch)
+            self._write_blocks(address, data, fetch)
             return
         block = self._cow.allocate_one()
         reference = COW_BASE + block
@@ -127,10 +126,13 @@ class BlockWriter:
         self._statistics.blocks_written += 1
         self._statistics.blocks_new += 1
 
-    def _write_blocks(self, address: int, data: bytes, hashes: list[int], fetch: Fetch) -> None:
-        plan = self._deduplication.plan(address, data, hashes, fetch)
+    def _write_blocks(self, address: int, data: bytes, fetch: Fetch) -> None:
+        plan = self._deduplication.plan(address, data, fetch)
+        hashes = plan.hashes
+        count = len(data) // self._block_size
         if self._checksums is not None:
-            self._checksums.windows.preload(address, len(hashes))
+            hashes = hashes or hash_blocks(data, self._block_size)
+            self._checksums.windows.preload(address, count)
         fresh: list[tuple[int, int, int]] = []
         stored = self._cow.allocate(plan.new) if plan.new else []
         try:
@@ -150,8 +152,8 @@ class BlockWriter:
             self._checksums.record(address, hashes)
         last, length = plan.runs[-1]
         follows = last + length if last >= 0 else None
-        self._deduplication.expect(address, address + len(hashes), follows)
-        self._count(plan, len(hashes))
+        self._deduplication.expect(address, address + count, follows)
+        self._count(plan, count)
 
     def _store(
         self, data: bytes, planned: list[Run], stored: list[Run]

@@ -11,6 +11,7 @@ from typing import Final
 
 from thincow.block_types import ZERO
 from thincow.engine.block_map import BlockMap
+from thincow.engine.block_reader import hash_blocks
 from thincow.engine.comparison import Comparison
 from thincow.engine.contents import Contents
 from thincow.engine.fetch import Fetch
@@ -44,31 +45,28 @@ class Deduplication:
         self._zero_block = bytes(block_size)
         self._expected: OrderedDict[int, int] = OrderedDict()
 
-    def plan(self, address: int, data: bytes, hashes: list[int], fetch: Fetch) -> Plan:
+    def plan(self, address: int, data: bytes, fetch: Fetch) -> Plan:
         """Plan the write of whole blocks.
 
         Args:
             address: block address of the first one.
             data: their contents.
-            hashes: of each block.
             fetch: contents read before.
 
         Raises:
             WouldBlock: when the fetch has to run first.
         """
-        count = len(hashes)
+        count = len(data) // self._block_size
         plan = Plan()
-        expected = self._expected.get(address)
-        known: dict[int, int] | None = None
         at = 0
+        expected = self._expected.get(address)
+        if expected is not None:
+            at = plan.by_run = self._adopt(plan, address, 0, expected, data, fetch)
+            if at == count:
+                return plan
+        hashes = plan.hashes = hash_blocks(data, self._block_size)
+        known: dict[int, int] | None = None
         while at < count:
-            if expected is not None:
-                length = self._adopt(plan, address, at, expected, data, fetch)
-                expected = None
-                if length:
-                    plan.by_run += length
-                    at += length
-                    continue
             value = hashes[at]
             if value == self._hashes.zero_hash and self._block(data, at) == self._zero_block:
                 at += self._adopt_zero(plan, address, at, data, hashes, fetch)

@@ -1,5 +1,6 @@
 """The plan of a write: what becomes of each of its blocks. A value without behaviour."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,11 +15,13 @@ REPEAT: Final = -3
 class Plan:
     """What to do with the blocks of a write, as runs.
 
+    `hashes` are those of all blocks, or none where the plan could be made without them.
     `runs` are (reference, length in blocks), where a reference may also be NEW or a repeat.
     `earlier` are runs just before the write that can share a place now. The counts are for
     statistics, in blocks.
     """
 
+    hashes: Sequence[int] = ()
     runs: list[tuple[int, int]] = field(default_factory=list)
     earlier: list[tuple[int, int]] = field(default_factory=list)
     new: int = 0

@@ -28,6 +28,7 @@ from thincow.mount.mount_table import MountEntry, find_mount
 from thincow.mount.operations import ThincowOperations
 from thincow.mount.options import FILESYSTEM_TYPE, MountOptions
 from thincow.mount.overlay_operations import OverlayOperations
+from thincow.mount.read_ahead import raise_read_ahead
 from thincow.mount.request_waiter import RequestWaiter, used_by_pyfuse3
 
 _log = logging.getLogger(__name__)
@@ -131,6 +132,8 @@ class FuseServer:
         await self._operations.started.wait()
         # Only an answered request shows that the kernel and the library have come to terms.
         await trio.to_thread.run_sync(os.statvfs, self._mount_point, abandon_on_cancel=True)
+        if self._mounted is not None:
+            raise_read_ahead(self._mounted.device)
         self._is_usable = True
         _log.info("%s: mounted", self._mount_point)
         self._ready()

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from thincow.mount.mount_table import find_mount
+from thincow.mount.read_ahead import raise_read_ahead
 from tools.benchmarks.clients import environment, run
 from tools.benchmarks.lab import Lab, Usage
 
@@ -92,6 +94,9 @@ def null(lab: Lab, *, direct_io: bool = False) -> Iterator[Subject]:
     if direct_io:
         command.append("--direct-io")
     with _server(command, point) as server:
+        mount = find_mount(point)
+        assert mount is not None
+        raise_read_ahead(mount.device)
         yield Subject("null", point / "devs" / "disk", server.pid)
 
 
