@@ -46,13 +46,15 @@ class FakeEngine:
         self.durable: list[int] = []
         self.commits: list[FakeCommit] = []
         self.running: FakeCommit | None = None
+        self.awaited: list[bool] = []
 
     @property
     def is_dirty(self) -> bool:
         return bool(self.written) or self.running is not None
 
-    def freeze(self) -> FakeCommit | None:
+    def freeze(self, *, is_awaited: bool) -> FakeCommit | None:
         assert self.running is None
+        self.awaited.append(is_awaited)
         if not self.written:
             return None
         self.running = FakeCommit(self.written, self.small, seconds=self.commit_takes_s)
@@ -94,6 +96,7 @@ def test_sync_returns_when_everything_is_durable(small: bool) -> None:
         engine.written.append(1)
         await scheduler.sync()
         assert engine.durable == [1]
+        assert engine.awaited == [True]
         await scheduler.sync()
         assert len(engine.commits) == 1
 

@@ -2,6 +2,7 @@
 
 import errno
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ class ScratchedDisk(Disk):
     def __init__(self) -> None:
         self.bad: set[tuple[str, int]] = set()
         self.failures = 0
+        self.slow_write_s = 0.0
         self._paths: dict[int, Path] = {}
 
     def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
@@ -35,6 +37,10 @@ class ScratchedDisk(Disk):
     def read_cached(self, fd: int, buffer: memoryview, offset: int) -> bool:
         self._check(fd, len(buffer), offset)
         return super().read_cached(fd, buffer, offset)
+
+    def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
+        time.sleep(self.slow_write_s)
+        super().write(fd, data, offset)
 
     def _check(self, fd: int, length: int, offset: int) -> None:
         for name, number in self.bad:
@@ -108,6 +114,31 @@ def test_unreadable_block_in_a_chain_keeps_only_its_neighbour(
     assert store.read("a", 0, 6 * BLOCK) == b"".join(new[:6])
     assert store.read("a", 7 * BLOCK) == b"".join(new[7:])
     flush_to_the_end(store, disk, {"a": b"".join(new)})
+
+
+def test_what_is_being_written_stays_as_it_is_while_other_blocks_cannot_be_read(
+    new_store: NewStore, disk: ScratchedDisk
+) -> None:
+    store = new_store(disk=disk)
+    old = random_blocks(5)
+    for name in "ab":
+        store.add(name, b"".join(old) if name == "a" else bytes(BLOCKS * BLOCK))
+    store.open()
+    store.read("a")
+    new = random_blocks(6)
+    # Every other block: single ones of new content, and of what cannot be read.
+    for number in range(0, BLOCKS, 2):
+        store.write("b", number * BLOCK, new[number] if number % 4 else old[number])
+    disk.bad = {("a", number) for number in range(0, BLOCKS, 4)}
+    disk.slow_write_s = 0.002
+    with pytest.raises(FlushError, match="Input/output error"):
+        store.engine.flush.run(FlushOrder())
+    written = (store.upstream_dir / "b").read_bytes()
+    for number in range(2, BLOCKS, 4):
+        assert written[number * BLOCK :][:BLOCK] == new[number]
+    disk.slow_write_s = 0.0
+    shown = [new[at] if at % 4 else old[at] for at in range(0, BLOCKS, 2)]
+    flush_to_the_end(store, disk, {"b": b"".join(block + bytes(BLOCK) for block in shown)})
 
 
 @pytest.mark.parametrize("spare", [3, None])

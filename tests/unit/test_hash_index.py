@@ -26,9 +26,9 @@ class Bench:
         self.entries = 0
         self.generation = 0
 
-    def commit(self) -> None:
+    def commit(self, *, is_awaited: bool = False) -> None:
         self.generation += 1
-        frozen = self.index.freeze()
+        frozen = self.index.freeze(is_awaited=is_awaited)
         with transaction(self.db):
             self.entries = write(
                 self.db,
@@ -42,7 +42,11 @@ class Bench:
         assert hashes_table.count(self.db) == self.entries <= self.index.capacity
 
     def note(self, *entries: tuple[int, int]) -> None:
-        self.index.note([value for value, _ in entries], [place for _, place in entries])
+        for value, place in entries:
+            if place < COW_BASE:
+                self.index.note_read([value], [place])
+            else:
+                self.index.note_stored([value], [place])
 
 
 @pytest.fixture
@@ -121,6 +125,50 @@ def test_upstream_replaces_a_place_in_the_cow_store_but_not_the_other_way(bench)
     bench.commit()
     assert bench.index.lookup_many([1, 2]) == {1: UPSTREAM, 2: UPSTREAM}
     assert bench.entries == 2
+
+
+def test_entries_of_upstream_wait_while_somebody_waits(bench):
+    bench.note((1, UPSTREAM), (2, COW))
+    assert bench.index.lookup_many([1, 2, 3]) == {1: UPSTREAM, 2: COW}
+    bench.commit(is_awaited=True)
+    assert hashes_table.lookup(bench.db, 1) is None
+    assert hashes_table.lookup(bench.db, 2) == COW
+    assert bench.index.lookup_many([1, 2]) == {1: UPSTREAM, 2: COW}
+    assert bench.index.lookup(1) == UPSTREAM
+    bench.commit()
+    assert hashes_table.lookup(bench.db, 1) == UPSTREAM
+    assert bench.index.staged_entries == 0
+
+
+def test_entries_in_a_hurry_wait_for_nothing(bench):
+    bench.note((1, UPSTREAM), (2, COW))
+    bench.index.hurry()
+    bench.commit(is_awaited=True)
+    assert hashes_table.lookup(bench.db, 1) == UPSTREAM
+    assert hashes_table.lookup(bench.db, 2) == COW
+
+
+@pytest.mark.parametrize("places", [(COW, UPSTREAM), (UPSTREAM, COW)])
+def test_content_in_the_cow_store_has_an_entry_with_every_commit(bench, places):
+    for place in places:
+        bench.note((1, place))
+    assert bench.index.lookup(1) == places[1]
+    bench.commit(is_awaited=True)
+    assert hashes_table.lookup(bench.db, 1) == places[1]
+    bench.commit()
+    assert bench.entries == 1
+    assert hashes_table.lookup(bench.db, 1) == places[1]
+
+
+def test_stale_entry_waits_for_the_place_that_replaces_it(bench):
+    bench.note((1, UPSTREAM))
+    bench.commit()
+    bench.index.note_stale(1)
+    bench.note((1, UPSTREAM + 9))
+    bench.commit(is_awaited=True)
+    assert hashes_table.lookup(bench.db, 1) == UPSTREAM
+    bench.commit()
+    assert hashes_table.lookup(bench.db, 1) == UPSTREAM + 9
 
 
 def test_zeros_are_never_recorded(bench):

@@ -97,7 +97,7 @@ class BlockReader:
             and hashes is not None
             and hashes.takes_hints
         ):
-            hashes.note_one(xxh3_64_intdigest(self._block), reference)
+            hashes.note_one_read(xxh3_64_intdigest(self._block), reference)
             self._seen.add_one(reference)
         return True
 
@@ -176,7 +176,7 @@ class BlockReader:
                     if errors and any(begin <= bad < begin + part for bad in errors):
                         continue
                     blocks = buffer[begin * size : (begin + part) * size]
-                    self._hashes.note(hash_blocks(blocks, size), range(start, start + part))
+                    self._hashes.note_read(hash_blocks(blocks, size), range(start, start + part))
                     self._seen.add(start, part)
             at += length
 

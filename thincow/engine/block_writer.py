@@ -122,7 +122,7 @@ class BlockWriter:
         except BaseException:
             self._cow.give_back([(block, 1)])
             raise
-        self._hashes.note_one(value, reference)
+        self._hashes.note_one_stored(value, reference)
         self._statistics.blocks_written += 1
         self._statistics.blocks_new += 1
 
@@ -147,7 +147,7 @@ class BlockWriter:
             self._cow.give_back(stored)
             raise
         for at, reference, length in fresh:
-            self._hashes.note(hashes[at : at + length], range(reference, reference + length))
+            self._hashes.note_stored(hashes[at : at + length], range(reference, reference + length))
         if self._checksums is not None:
             self._checksums.record(address, hashes)
         last, length = plan.runs[-1]

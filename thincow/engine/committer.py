@@ -94,8 +94,10 @@ class Committer:
             or parts.hashes.staged_entries > factor * tuning.commit_staged_hashes
         )
 
-    def freeze(self) -> Commit | None:
+    def freeze(self, *, is_awaited: bool = False) -> Commit | None:
         """End the running epoch and return its commit; None when there is nothing to commit.
+
+        While somebody waits for it (`is_awaited`), it leaves out what can be committed later.
 
         Raises:
             StoreFailedError: after a failed sync.
@@ -103,11 +105,11 @@ class Committer:
         assert self._running is None, "one commit at a time"
         if self.failed:
             raise StoreFailedError("a sync of the store failed earlier: unmount and check it")
-        if not self.is_dirty:
+        if not (self._parts.must_commit if is_awaited else self.is_dirty):
             return None
         cow_file = self._store.cow_file
         self._running = Commit(
-            epoch=self._parts.freeze(),
+            epoch=self._parts.freeze(is_awaited=is_awaited),
             generation=self._generation + 1,
             entries=self.hash_entries,
             capacity=self._parts.hashes.capacity,

@@ -205,13 +205,18 @@ class Engine:
             and committer.exceeds(2, self.options.tuning)
         )
 
-    def freeze(self) -> Commit | None:
+    def freeze(self, *, is_awaited: bool = False) -> Commit | None:
         """End the running epoch and return its commit; None when there is nothing to commit.
+
+        While somebody waits for it (`is_awaited`), it leaves out hash entries that can wait,
+        unless they have become many.
 
         Raises:
             StoreFailedError: after a failed sync.
         """
-        return None if self._committer is None else self._committer.freeze()
+        if self._committer is None:
+            return None
+        return self._committer.freeze(is_awaited=is_awaited and not self.hints_due)
 
     def finish(self, commit: Commit) -> None:
         """Take the outcome of a commit that was run.

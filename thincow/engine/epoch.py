@@ -23,23 +23,28 @@ class EpochParts:
     @property
     def is_dirty(self) -> bool:
         """Whether anything changed in the running epoch."""
+        return self.hashes.staged_entries > 0 or self.must_commit
+
+    @property
+    def must_commit(self) -> bool:
+        """Whether anything changed in the running epoch that may not wait."""
         return (
             self.block_map.windows.dirty_windows > 0
             or self.cow.counts.dirty_windows > 0
-            or self.hashes.staged_entries > 0
+            or self.hashes.has_stored
             or self.upstream.is_dirty
             or (self.checksums is not None and self.checksums.windows.dirty_windows > 0)
         )
 
-    def freeze(self) -> Epoch:
-        """End the running epoch and return its changes."""
+    def freeze(self, *, is_awaited: bool) -> Epoch:
+        """End the running epoch and return its changes; `is_awaited`: see `HashIndex.freeze`."""
         counts, freed = self.cow.freeze()
         return Epoch(
             references=self.block_map.freeze(),
             counts=counts,
             checksums=self.checksums.windows.freeze() if self.checksums is not None else [],
             freed=freed,
-            hashes=self.hashes.freeze(),
+            hashes=self.hashes.freeze(is_awaited=is_awaited),
             upstream=self.upstream.freeze(),
         )
 

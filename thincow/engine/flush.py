@@ -103,6 +103,7 @@ class Flush:
         hashes = self._tools.parts.hashes
         hashes.learns_upstream = False
         try:
+            hashes.hurry()
             yield Pause.COMMIT
             reader = self._tools.reader
             self.total = self._count_dirty()
@@ -127,6 +128,8 @@ class Flush:
             before = self.done
             self._saw_needed = False
             self._drops_hashes = True
+            # What is dirty again loses its entry with the first mark: it must be in the table then.
+            self._tools.parts.hashes.hurry()
             self._changed, self._map.watched = BlockRanges.of(()), []
             copied = 0
             resized = yield from grow_upstreams(self._tools, self._devices, self._writers)

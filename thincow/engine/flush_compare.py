@@ -20,10 +20,15 @@ _EXTENTS_AT_ONCE: Final = 256
 """So many neighbours are passed over together when upstream is in memory for none of them."""
 
 
-def held_upstream(source: Source, address: int, data: bytearray | memoryview) -> BoolArray:
-    """Tell of each block of some contents whether upstream blocks from `address` on hold it."""
+def held_upstream(
+    source: Source, address: int, data: bytearray | memoryview, scratch: memoryview
+) -> BoolArray:
+    """Tell of each block of some contents whether upstream blocks from `address` on hold it.
+
+    `scratch` has room for as much.
+    """
     count = len(data) // source.block_size
-    held = new_buffer(len(data))
+    held = scratch[: len(data)]
     try:
         if not source.peek(address, count, held):
             return np.zeros(count, np.bool_)
@@ -48,16 +53,18 @@ def count_held_upstream(
     is_proved = unproved.overlap(firsts, lengths) == 0
     columns = firsts[is_proved], lengths[is_proved], references[is_proved]
     equal = 0
+    scratch = new_buffer(max(_PIECE_BYTES, source.block_size))
     for low in range(0, len(columns[0]), _EXTENTS_AT_ONCE):
         part = [column[low : low + _EXTENTS_AT_ONCE].tolist() for column in columns]
         start, end = part[0][0], part[0][-1] + part[1][-1]
         if not source.has_none(start, end - start):
             for extent in zip(*part, strict=True):
-                equal += _count_held(source, *extent)
+                equal += _count_held(source, extent, scratch)
     return equal
 
 
-def _count_held(source: Source, first: int, length: int, reference: int) -> int:
+def _count_held(source: Source, extent: tuple[int, int, int], scratch: memoryview) -> int:
+    first, length, reference = extent
     most = max(1, _PIECE_BYTES // source.block_size)
     step = 0 if reference < 0 else 1
     equal = 0
@@ -71,5 +78,5 @@ def _count_held(source: Source, first: int, length: int, reference: int) -> int:
         except OSError:
             is_read = False
         if is_read:
-            equal += int(np.count_nonzero(held_upstream(source, first + at, data)))
+            equal += int(np.count_nonzero(held_upstream(source, first + at, data, scratch)))
     return equal

@@ -6,6 +6,7 @@ are found by writing halves synchronously: a buffered error names no offset.
 """
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,9 +43,11 @@ class BatchWrite:
     equal_blocks: int = 0
     """How many blocks upstream held already."""
     mtime_ns: int | None = None
+    _scratch: memoryview = field(init=False)
 
     def __post_init__(self) -> None:
         self.hashes = np.zeros(len(self.addresses), np.uint64)
+        self._scratch = new_buffer(max(_PIECE_BYTES, self.source.block_size))
 
     def run(self) -> None:
         """Write and sync. What fails is left in `bad`."""
@@ -60,21 +63,32 @@ class BatchWrite:
 
     def _write_all(self) -> bool:
         try:
-            for first, buffer in self._pieces():
-                for part_first, part in self._differing(first, buffer):
-                    self.writer.write(part, self._offset(part_first))
+            # One piece is written while the next one is read, hashed and compared.
+            with ThreadPoolExecutor(1) as thread:
+                writing: Future[None] | None = None
+                for first, buffer in self._pieces():
+                    parts = self._differing(first, buffer)
+                    if writing is not None:
+                        writing.result()
+                    writing = thread.submit(self._write_parts, parts)
+                if writing is not None:
+                    writing.result()
             self.writer.sync()
         except OSError:
             self.equal_blocks = 0
             return False
         return True
 
+    def _write_parts(self, parts: list[tuple[int, memoryview]]) -> None:
+        for first, part in parts:
+            self.writer.write(part, self._offset(first))
+
     def _differing(self, first: int, buffer: memoryview) -> list[tuple[int, memoryview]]:
         """Return the parts of a piece that upstream does not hold already."""
         count = len(buffer) // self.source.block_size
         if self.unproved.absent_run(first, count) < count:
             return [(first, buffer)]
-        is_held = held_upstream(self.source, first, buffer)
+        is_held = held_upstream(self.source, first, buffer, self._scratch)
         if not is_held.any():
             return [(first, buffer)]
         self.equal_blocks += int(is_held.sum())
@@ -107,16 +121,21 @@ class BatchWrite:
     def _pieces(self) -> Iterator[tuple[int, memoryview]]:
         """Go through the contents as (address of the first block, contents of blocks from there).
 
-        The contents are valid until the next step.
+        The contents are valid until the step after the next one, while the other buffer is used.
         """
         size = self.source.block_size
         most = max(1, _PIECE_BYTES // size)
-        buffer = new_buffer(most * size)
+        buffer, other = new_buffer(most * size), new_buffer(most * size)
         for run_start, run_length in merge_numbers(self.addresses):
             at = int(np.searchsorted(self.addresses, run_start))
             for low in range(at, at + run_length, most):
                 high = min(low + most, at + run_length)
-                yield from self._load(low, high, buffer[: (high - low) * size])
+                is_handed_out = False
+                for piece in self._load(low, high, buffer[: (high - low) * size]):
+                    yield piece
+                    is_handed_out = True
+                if is_handed_out:
+                    buffer, other = other, buffer
 
     def _load(self, low: int, high: int, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
         size = self.source.block_size

@@ -48,9 +48,14 @@ class HashFilter:
 
     def candidates(self, values: Sequence[int]) -> Int64Array:
         """Return those of unsigned hashes that the table may have, as signed ones."""
-        bits = self._serving
         hashes = np.array(values, np.uint64).view(np.int64)
-        return hashes[bits.has(hashes) | (hashes > bits.built_to)]
+        return hashes[self.may_have_each(hashes)]
+
+    def may_have_each(self, hashes: Int64Array) -> BoolArray:
+        """Tell of each of some signed hashes whether the table may have it."""
+        bits = self._serving
+        perhaps: BoolArray = bits.has(hashes) | (hashes > bits.built_to)
+        return perhaps
 
     def add(self, hashes: Int64Array) -> None:
         """Note signed hashes whose entries are about to be added to the table."""

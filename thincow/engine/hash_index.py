@@ -2,9 +2,12 @@
 
 Entries are hints. A lookup says where a content may be; the caller compares. Hashes are unsigned
 in memory and signed in the database.
+
+Invariant: every commit stores the entries of contents that it puts into the COW store, which a
+check of contents relies on. Those of what is upstream may wait for a commit that nobody waits for.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +50,7 @@ class HashIndex:
         """
         self._reader = reader
         self._staged: dict[int, int] = {}
+        self._waiting: dict[int, int] = {}
         self._replacing: set[int] = set()
         self._frozen: dict[int, int] = {}
         self._max_staged = max_staged
@@ -58,8 +62,13 @@ class HashIndex:
 
     @property
     def staged_entries(self) -> int:
-        """Number of entries that wait for the next commit."""
-        return len(self._staged)
+        """Number of entries that wait for a commit."""
+        return len(self._staged) + len(self._waiting)
+
+    @property
+    def has_stored(self) -> bool:
+        """Whether there are entries that the next commit must take along."""
+        return bool(self._staged)
 
     @property
     def takes_hints(self) -> bool:
@@ -68,7 +77,7 @@ class HashIndex:
         Not while commits cannot keep up, nor while a flush runs: what is noted as seen without its
         hash would not be hashed again.
         """
-        return self.learns_upstream and len(self._staged) < self._max_staged
+        return self.learns_upstream and self.staged_entries < self._max_staged
 
     def stop_hints(self) -> None:
         """Take none from now on: no commit will ever store them."""
@@ -78,6 +87,8 @@ class HashIndex:
         """Return the reference recorded for a hash."""
         found = self._staged.get(value)
         if found is None:
+            found = self._waiting.get(value)
+        if found is None:
             found = self._frozen.get(value)
         if found is None and self.filter.may_have(value):
             found = hashes_table.lookup(self._reader, value - _MODULUS if value >= _SIGN else value)
@@ -85,57 +96,79 @@ class HashIndex:
 
     def lookup_many(self, values: Sequence[int]) -> dict[int, int]:
         """Return hash -> reference for those hashes that are known."""
-        staged, frozen = self._staged, self._frozen
-        unknown = [value for value in values if value not in staged and value not in frozen]
-        found = {}
+        in_memory = [
+            entries
+            for entries in (self._frozen, self._waiting, self._staged)
+            if not entries.keys().isdisjoint(values)
+        ]
+        found: dict[int, int] = {}
+        for entries in in_memory:
+            found |= {value: entries[value] for value in values if value in entries}
+        unknown = [value for value in values if value not in found] if found else values
         candidates = self.filter.candidates(unknown)
         if len(candidates):
             stored = hashes_table.lookup_many(self._reader, candidates)
-            found = {key % _MODULUS: reference for key, reference in stored.items()}
-        if len(unknown) < len(values):
-            for value in values:
-                reference = staged.get(value)
-                if reference is None:
-                    reference = frozen.get(value)
-                if reference is not None:
-                    found[value] = reference
+            found |= {key % _MODULUS: reference for key, reference in stored.items()}
         return found
 
-    def note(self, values: Iterable[int], references: Iterable[int]) -> None:
-        """Record that contents with these hashes are at these references."""
-        entries = zip(values, references, strict=True)
-        if self.learns_upstream:
-            self._staged.update(entries)
-        else:
-            self._staged.update(entry for entry in entries if not 0 <= entry[1] < COW_BASE)
+    def note_stored(self, values: Collection[int], references: Collection[int]) -> None:
+        """Record that contents with these hashes are at these places in the COW store."""
+        if not self._waiting.keys().isdisjoint(values):
+            for value in values:
+                self._waiting.pop(value, None)
+        self._staged.update(zip(values, references, strict=True))
         self._staged.pop(self.zero_hash, None)
 
-    def note_one(self, value: int, reference: int) -> None:
-        """Record as `note` does for one content."""
-        if value != self.zero_hash and (self.learns_upstream or reference >= COW_BASE):
+    def note_one_stored(self, value: int, reference: int) -> None:
+        """Record as `note_stored` does for one content."""
+        if value != self.zero_hash:
+            self._waiting.pop(value, None)
             self._staged[value] = reference
 
-    def note_flushed(self, values: Iterable[int], addresses: Iterable[int]) -> None:
-        """Record contents that a flush wrote upstream and synced."""
-        self._staged.update(zip(values, addresses, strict=True))
-        self._staged.pop(self.zero_hash, None)
+    def note_read(self, values: Collection[int], addresses: Collection[int]) -> None:
+        """Record that contents with these hashes are at these places upstream."""
+        if self.learns_upstream:
+            self.note_flushed(values, addresses)
 
-    def note_copied(self, values: Iterable[int], references: Iterable[int]) -> None:
+    def note_one_read(self, value: int, address: int) -> None:
+        """Record as `note_read` does for one content."""
+        if self.learns_upstream and value != self.zero_hash:
+            (self._staged if value in self._staged else self._waiting)[value] = address
+
+    def note_flushed(self, values: Collection[int], addresses: Collection[int]) -> None:
+        """Record contents that a flush wrote upstream and synced."""
+        entries = zip(values, addresses, strict=True)
+        if self._staged.keys().isdisjoint(values):
+            self._waiting.update(entries)
+        else:
+            # What the next commit puts into the COW store needs its entry, wherever that leads.
+            for value, address in entries:
+                (self._staged if value in self._staged else self._waiting)[value] = address
+        self._waiting.pop(self.zero_hash, None)
+
+    def note_copied(self, values: Collection[int], references: Collection[int]) -> None:
         """Record copies in the COW store, in place of what is upstream and to be overwritten."""
-        entries = dict(zip(values, references, strict=True))
-        self.note(entries, entries.values())
-        self._replacing.update(entries)
+        self.note_stored(values, references)
+        self._replacing.update(values)
 
     def note_stale(self, value: int) -> None:
         """Record that the table's entry for a hash leads to other contents: replace it."""
         self._replacing.add(value)
 
-    def freeze(self) -> FrozenHashes:
-        """End the epoch and return its entries."""
-        frozen = FrozenHashes(self._staged, self._replacing)
+    def hurry(self) -> None:
+        """Let no entry wait any longer than the next commit."""
+        self._staged = self._waiting | self._staged if self._staged else self._waiting
+        self._waiting = {}
+
+    def freeze(self, *, is_awaited: bool = False) -> FrozenHashes:
+        """End the epoch and return its entries; while somebody waits, without those that can."""
+        if not is_awaited:
+            self.hurry()
+        left = self._replacing & self._waiting.keys()
+        frozen = FrozenHashes(self._staged, self._replacing - left)
         self._frozen = self._staged
         self._staged = {}
-        self._replacing = set()
+        self._replacing = left
         return frozen
 
     def settle(self) -> None:
@@ -171,7 +204,8 @@ def write(
         The number of entries in the table afterwards.
     """
     fresh = frozen.staged
-    if len(fresh) <= _FEW and not frozen.replacing and min(fresh.values()) >= COW_BASE:
+    is_simple = not frozen.replacing and len(fresh) <= _FEW
+    if is_simple and all(reference >= COW_BASE for reference in fresh.values()):
         for value, reference in fresh.items():
             signed = value - _MODULUS if value >= _SIGN else value
             known.add_one(signed)
@@ -181,14 +215,16 @@ def write(
         newer = {value: fresh[value] for value in frozen.replacing if value in fresh}
         fresh = {value: ref for value, ref in fresh.items() if value not in newer}
         values, references = sorted_entries(newer)
+        perhaps_there = known.may_have_each(values)
         known.add(values)
         # What was evicted meanwhile is counted; the others are overwritten then.
-        entries += hashes_table.insert_new(db, values, references)
+        entries += hashes_table.insert_new(db, values, references, perhaps_there)
         hashes_table.replace(db, values, references)
     if fresh:
         values, references = sorted_entries(fresh)
+        perhaps_there = known.may_have_each(values)
         known.add(values)
-        entries += hashes_table.insert_new(db, values, references)
+        entries += hashes_table.insert_new(db, values, references, perhaps_there)
     return shrink(db, entries, capacity, generation)
 
 

@@ -64,12 +64,10 @@ class CommitScheduler:
         if self._engine.commit_due:
             self._due.set()
 
-    def commit_soon(self) -> None:
-        """Let a commit of what there is begin in the background."""
-        self._due.set()
-
     async def sync(self) -> None:
         """Return when everything written before the call is in a durable commit.
+
+        Hash entries, which are hints, may be left to a commit that nobody waits for.
 
         Raises:
             RequestError: when that commit failed.
@@ -79,7 +77,7 @@ class CommitScheduler:
         wanted = self._started + 1
         async with self._running:
             if self._started < wanted:
-                await self._commit()
+                await self._commit(is_awaited=True)
             elif self._error is not None:
                 raise self._error
 
@@ -100,13 +98,14 @@ class CommitScheduler:
 
     async def _commit_in_background(self) -> None:
         try:
-            await self.sync()
+            async with self._running:
+                await self._commit(is_awaited=False)
         except RequestError:
             pass  # it was logged, and is retried at every turn of the timer
         except Exception:  # noqa: BLE001 - the timer must go on
             _log.exception("commit failed unexpectedly")
 
-    async def _commit(self) -> None:
+    async def _commit(self, *, is_awaited: bool) -> None:
         """Freeze, run and finish one commit; the caller holds `_running`."""
         engine = self._engine
         self._started += 1
@@ -115,7 +114,7 @@ class CommitScheduler:
         try:
             if engine.failed:
                 raise StoreFailedError("the store has failed in this mount; see the log")
-            commit = engine.freeze()
+            commit = engine.freeze(is_awaited=is_awaited)
             if commit is not None:
                 await self._run(commit)
                 engine.finish(commit)

@@ -128,8 +128,8 @@ class FlushRunner:
                 elif isinstance(step, Pause):
                     await trio.sleep(_WAIT_S)
                 else:
-                    # What the batch before taught is committed meanwhile.
-                    self._scheduler.commit_soon()
+                    # What batches taught is committed meanwhile, when it has become much.
+                    self._scheduler.note_change()
                     await trio.to_thread.run_sync(step.run, limiter=self._limiter)
             except RequestError as error:
                 steps.throw(error)

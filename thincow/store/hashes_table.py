@@ -2,6 +2,7 @@
 
 import apsw
 import numpy as np
+import numpy.typing as npt
 
 from thincow.block_types import COW_BASE, ZERO, Kind
 from thincow.store.bulk import (
@@ -69,8 +70,13 @@ def insert_new_cow(db: apsw.Connection, value: int, reference: int) -> int:
     return db.changes()
 
 
-def insert_new(db: apsw.Connection, values: Int64Array, references: Int64Array) -> int:
-    """Insert entries, sorted by hash, whose hash has none yet.
+def insert_new(
+    db: apsw.Connection,
+    values: Int64Array,
+    references: Int64Array,
+    perhaps_there: npt.NDArray[np.bool_] | None = None,
+) -> int:
+    """Insert entries, sorted by hash, whose hash has none yet; most are not even `perhaps_there`.
 
     Of those that have one, an upstream place replaces a place in the COW store: it costs nothing
     to keep and cannot be freed.
@@ -81,7 +87,8 @@ def insert_new(db: apsw.Connection, values: Int64Array, references: Int64Array) 
     upstream = references < COW_BASE
     inserted = 0
     if upstream.any():
-        inserted += _insert_upstream(db, values[upstream], references[upstream])
+        asked = values[upstream if perhaps_there is None else upstream & perhaps_there]
+        inserted += _insert_upstream(db, values[upstream], references[upstream], asked)
     if not upstream.all():
         before = db.total_changes()
         _insert(db, "INSERT OR IGNORE", values[~upstream], references[~upstream])
@@ -89,12 +96,17 @@ def insert_new(db: apsw.Connection, values: Int64Array, references: Int64Array) 
     return inserted
 
 
-def _insert_upstream(db: apsw.Connection, values: Int64Array, references: Int64Array) -> int:
-    row = fetch_row(
-        db,
-        "SELECT count(*) FROM carray(?) AS c JOIN hashes AS h ON h.hash = c.value",
-        (apsw.carray(np.ascontiguousarray(values)),),
-    )
+def _insert_upstream(
+    db: apsw.Connection, values: Int64Array, references: Int64Array, asked: Int64Array
+) -> int:
+    """Insert or replace as `insert_new` says; only hashes that are `asked` for may be there."""
+    row: tuple[int, ...] | None = (0,)
+    if len(asked):
+        row = fetch_row(
+            db,
+            "SELECT count(*) FROM carray(?) AS c JOIN hashes AS h ON h.hash = c.value",
+            (apsw.carray(np.ascontiguousarray(asked)),),
+        )
     assert row is not None
     insert_rows(
         db,
