@@ -102,7 +102,7 @@ def test_mount_does_what_the_model_does(
     target.start()
     print(f"blocks of {block_size} bytes")
     mix = Mix(restart=0.3, kill=0.3)
-    exerciser = Exerciser(seed, contents, block_size, target, mix)
+    exerciser = Exerciser(seed, contents, block_size, target, mix, splits_writes=True)
     exerciser.run(-(-operations // len(BLOCK_SIZES)))
     target.restart()
     exerciser.compare_all()

@@ -104,7 +104,7 @@ def test_overlay_does_what_the_model_does(
     target.start()
     print(f"blocks of {block_size} bytes")
     mix = Mix(restart=0.1, kill=0.1, truncate=6)
-    exerciser = Exerciser(seed, [content], block_size, target, mix)
+    exerciser = Exerciser(seed, [content], block_size, target, mix, splits_writes=True)
     exerciser.run(-(-operations // len(BLOCK_SIZES)))
     target.restart()
     exerciser.compare_all()

@@ -52,6 +52,7 @@ class Exerciser:
         block_size: in bytes.
         target: what is put to the test; it holds `contents`.
         mix: how often each kind of operation comes.
+        splits_writes: whether a write may reach the target in parts, see `DiskModel`.
     """
 
     def __init__(
@@ -61,9 +62,10 @@ class Exerciser:
         block_size: int,
         target: Target,
         mix: Mix | None = None,
+        splits_writes: bool = False,
     ) -> None:
         self.seed = seed
-        self.model = DiskModel(contents, block_size)
+        self.model = DiskModel(contents, block_size, splits_writes)
         self.target = target
         self.step = 0
         self._generator = OperationGenerator(seed, self.model, mix or Mix())

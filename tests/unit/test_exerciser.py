@@ -57,6 +57,23 @@ class Plain:
         self.synced = [bytes(device) for device in self.devices]
 
 
+class Tearing(Plain):
+    """Loses the end of the last write in a kill, as when the kernel sends a write in parts."""
+
+    def write(self, device: int, offset: int, data: bytes) -> int:
+        self.synced = [bytes(content) for content in self.devices]
+        taken = super().write(device, offset, data)
+        if data:
+            end = offset + self.random.randint(1, len(data))
+            before = self.synced[device]
+            self.synced[device] = bytes(self.devices[device][:end]) + before[end:]
+        return taken
+
+    def kill(self) -> None:
+        self.counts["kill"] += 1
+        self.devices = [bytearray(content) for content in self.synced]
+
+
 MIX = Mix(sync=5, restart=3, kill=3)
 
 
@@ -75,6 +92,15 @@ def test_exerciser_repeats_itself():
         Exerciser(2, contents, BLOCK, target).run(500)
         runs.append([bytes(device) for device in target.devices])
     assert runs[0] == runs[1]
+
+
+def test_exerciser_allows_for_split_writes_only_when_told_so():
+    contents = make_contents(5, BLOCK)
+    target = Tearing(contents)
+    Exerciser(5, contents, BLOCK, target, MIX, splits_writes=True).run(3000)
+    assert target.counts["kill"] > 30
+    with pytest.raises(MismatchError, match="neither synced nor later"):
+        Exerciser(5, contents, BLOCK, Tearing(contents), MIX).run(3000)
 
 
 class Forgetful(Plain):
