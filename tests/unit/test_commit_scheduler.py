@@ -188,23 +188,34 @@ def test_failed_commit_fails_all_its_waiters_and_is_tried_again() -> None:
 
 def test_surprise_in_a_commit_is_no_success_for_others() -> None:
     engine = FakeEngine()
-    engine.errors.append(ZeroDivisionError())
+    engine.small = False
+    engine.is_blocked = True
 
     async def test() -> None:
         scheduler = scheduled(engine)
-        engine.written.append(1)
-        outcomes: list[type[Exception]] = []
+        outcomes: list[type[Exception] | None] = []
 
         async def wait() -> None:
             try:
                 await scheduler.sync()
+                outcomes.append(None)
             except (ZeroDivisionError, StoreFailedError) as error:
                 outcomes.append(type(error))
 
         async with trio.open_nursery() as nursery:
+            engine.written.append(1)
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            engine.written.append(2)
             for _ in range(2):
                 nursery.start_soon(wait)
-        assert outcomes == [ZeroDivisionError, StoreFailedError]
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            engine.commits[0].may_run.set()
+            while len(engine.commits) < 2:
+                await trio.sleep(0.001)
+            engine.errors.append(ZeroDivisionError())
+            engine.commits[1].may_run.set()
+        assert outcomes == [None, ZeroDivisionError, StoreFailedError]
 
     run(test)
 

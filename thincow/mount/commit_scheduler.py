@@ -75,11 +75,18 @@ class CommitScheduler:
         if self._engine.read_only:
             return
         wanted = self._started + 1
-        async with self._running:
+        try:
+            # Not `acquire`, which goes through the event loop even when nothing is in the way.
+            self._running.acquire_nowait()
+        except trio.WouldBlock:
+            await self._running.acquire()
+        try:
             if self._started < wanted:
                 await self._commit(is_awaited=True)
             elif self._error is not None:
                 raise self._error
+        finally:
+            self._running.release()
 
     async def wait_for_room(self) -> None:
         """Hold a writer back while too much is uncommitted.
