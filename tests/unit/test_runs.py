@@ -12,6 +12,7 @@ from thincow.engine.runs import (
     CountCodec,
     ReferenceCodec,
     RunCodec,
+    distinct,
     encode,
     merge_numbers,
     row_changes,
@@ -144,3 +145,10 @@ def test_merge_numbers_gives_maximal_runs(numbers):
     runs = merge_numbers(np.array(sorted(numbers), np.int64))
     assert {start + index for start, length in runs for index in range(length)} == numbers
     assert all(start + length < after for (start, length), (after, _) in pairwise(runs))
+
+
+@pytest.mark.parametrize("numbers", [[], [3], [3, 3], [5, 1, 5, -2, 1], list(range(9))])
+def test_distinct_numbers_come_once_and_ascending(numbers):
+    values = np.array(numbers, np.int64)
+    assert distinct(values).tolist() == sorted(set(numbers))
+    assert values.tolist() == numbers

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from thincow.engine.free_runs import Run
-from thincow.engine.runs import Int64Array, merge_numbers
+from thincow.engine.runs import Int64Array, distinct, merge_numbers
 from thincow.engine.window_cache import Window, WindowCache
 from thincow.errors import CorruptStoreError
 
@@ -83,7 +83,7 @@ class CowCounts:
                 touched = np.arange(low, high)
             else:
                 np.subtract.at(window.values, positions, 1)
-                touched = np.unique(positions)
+                touched = distinct(positions)
             left = window.values[touched]
             if (left < 0).any():
                 raise _wrong_counts()
@@ -144,7 +144,7 @@ class CowCounts:
                 length -= part
             return
         numbers = blocks >> counts.shift
-        for number in np.unique(numbers).tolist():
+        for number in distinct(numbers).tolist():
             positions = blocks[numbers == number] & counts.mask
             yield counts.get(number), int(positions.min()), int(positions.max()) + 1, positions
 

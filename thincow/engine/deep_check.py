@@ -19,6 +19,7 @@ from thincow.engine.checksums import sums_of
 from thincow.engine.count_check import StepFunction
 from thincow.engine.findings import Code, Findings, Progress, describer
 from thincow.engine.map_check import Bounds, cow_place
+from thincow.engine.runs import distinct
 from thincow.engine.stored_blocks import READ_BYTES, BoolColumn, StoredBlocks, runs
 from thincow.errors import CorruptStoreError
 from thincow.store.checksums_table import CHUNK_BLOCKS, NO_SUM, decode
@@ -128,7 +129,7 @@ def _check_hash_entries(
         doubtful.append(references[wrong & ~upstream])
         done += len(entries.hash)
         advance(done / total)
-    return _without_confirmed(snapshot, np.unique(np.concatenate(doubtful)), blocks) - COW_BASE
+    return _without_confirmed(snapshot, distinct(np.concatenate(doubtful)), blocks) - COW_BASE
 
 
 def _check_sums(

@@ -32,7 +32,7 @@ from thincow.engine.flush_users import describe_waiting
 from thincow.engine.flush_write import BatchWrite
 from thincow.engine.flush_writers import UpstreamWriters
 from thincow.engine.free_runs import Run
-from thincow.engine.runs import merge_numbers
+from thincow.engine.runs import distinct, merge_numbers
 from thincow.engine.upstream_state import row_after_write
 from thincow.errors import FlushError
 from thincow.store import devices_table, extents_table
@@ -220,7 +220,7 @@ class Flush:
         parts, contents = self._tools.parts, self._tools.contents
         runs = merge_numbers(batch.addresses)
         stored = batch.references[batch.references >= COW_BASE] - COW_BASE
-        pinned = merge_numbers(np.unique(stored))
+        pinned = merge_numbers(distinct(stored))
         parts.upstream.reserve(runs)
         parts.cow.pin(pinned)
         try:
@@ -245,7 +245,8 @@ class Flush:
     def _take(self, device: Device, work: BatchWrite) -> None:
         """Change the map by what was written."""
         parts = self._tools.parts
-        is_good = ~np.isin(work.addresses, list(work.bad))
+        is_good = np.ones(len(work.addresses), np.bool_)
+        is_good[work.addresses.searchsorted(sorted(work.bad))] = False
         written = work.addresses[is_good]
         is_touched = self._note_changes().contains(written)
         with self._map.unwatched():

@@ -1,6 +1,7 @@
 """The slow part of a flush: contents to their own places upstream. For any one thread.
 
-Writes are ascending and large; what upstream holds already is left out, but synced all the same.
+Writes are ascending and large; what upstream is seen to hold already is left out, but synced all
+the same.
 When a write fails, or the sync after them, everything is written again, and the blocks at fault
 are found by writing halves synchronously: a buffered error names no offset.
 """
@@ -22,6 +23,8 @@ from thincow.engine.runs import Int64Array, ReferenceCodec, merge_numbers, split
 from thincow.store.upstream_writer import UpstreamWriter
 
 _PIECE_BYTES = 1 << 20
+_DIFFERENT_PIECES = 8
+"""After so many pieces of which upstream held nothing, only one in as many is compared."""
 _CODEC = ReferenceCodec()
 
 
@@ -44,6 +47,8 @@ class BatchWrite:
     """How many blocks upstream held already."""
     mtime_ns: int | None = None
     _scratch: memoryview = field(init=False)
+    _different: int = 0
+    """Pieces since the last one of which upstream held anything."""
 
     def __post_init__(self) -> None:
         self.hashes = np.zeros(len(self.addresses), np.uint64)
@@ -88,9 +93,13 @@ class BatchWrite:
         count = len(buffer) // self.source.block_size
         if self.unproved.absent_run(first, count) < count:
             return [(first, buffer)]
+        self._different += 1
+        if self._different > _DIFFERENT_PIECES and self._different % _DIFFERENT_PIECES:
+            return [(first, buffer)]
         is_held = held_upstream(self.source, first, buffer, self._scratch)
         if not is_held.any():
             return [(first, buffer)]
+        self._different = 0
         self.equal_blocks += int(is_held.sum())
         size = self.source.block_size
         return [

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from thincow.block_types import COW_BASE, ZERO, Kind
+from thincow.engine.runs import distinct
 from thincow.errors import CorruptStoreError
 from thincow.store.columns import ExtentColumns, IntColumn
 
@@ -104,7 +105,7 @@ def walk(before: RunStream | None, after: RunStream) -> Iterator[Segments]:
 
 
 def _overlay(before: Runs, after: Runs) -> Segments:
-    points = np.unique(np.concatenate((before.starts, before.ends, after.starts, after.ends)))
+    points = distinct(np.concatenate((before.starts, before.ends, after.starts, after.ends)))
     starts, lengths = points[:-1], np.diff(points)
     return Segments(starts, lengths, _at(before, starts), _at(after, starts))
 

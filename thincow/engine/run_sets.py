@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from thincow.engine.free_runs import Run
-from thincow.engine.runs import BoolArray, Int64Array
+from thincow.engine.runs import BoolArray, Int64Array, distinct
 
 
 def rows_of(runs: Iterable[Run]) -> Int64Array:
@@ -30,7 +30,7 @@ def divide(rows: Int64Array, by: Int64Array) -> tuple[list[Run], list[Run]]:
 
     Both are disjoint and ascending.
     """
-    points = np.unique(np.concatenate((rows.ravel(), by.ravel())))
+    points = distinct(np.concatenate((rows.ravel(), by.ravel())))
     starts, lengths = points[:-1], np.diff(points)
     is_wanted, is_inside = _covers(rows, starts), _covers(by, starts)
     outside, inside = (

