@@ -13,6 +13,7 @@ first.
 """
 
 import errno
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -39,6 +40,9 @@ from thincow.store import devices_table, extents_table
 from thincow.store.connection import DatabaseError
 
 _BATCH_BYTES: Final = 64 << 20
+_LARGEST_BATCH_BYTES: Final = 256 << 20
+_QUICK_S: Final = 0.25
+"""A batch that took less is followed by one twice as large: there is much to wait for in each."""
 _FEW: Final = 8
 """After a pass that flushed less than one in this many, what stands in the way may be copied."""
 
@@ -47,13 +51,14 @@ _FEW: Final = 8
 class FlushOrder:
     """What to flush: at most `max_blocks` (None: all); `copies` lets it break cycles.
 
+    `batch_bytes`: None begins with small batches and goes on with larger ones on quick disks.
     `names` are devices that are flushed alone (None: all are flushed). Nothing is copied then for
     the sake of others: what they show has to be flushed with them.
     """
 
     max_blocks: int | None = None
     copies: bool = True
-    batch_bytes: int = _BATCH_BYTES
+    batch_bytes: int | None = None
     names: frozenset[str] | None = None
 
 
@@ -71,7 +76,12 @@ class Flush:
         self._selector = FlushSelector(tools.reader, self._map)
         self._writers = UpstreamWriters(tools.disk, tools.parts.upstream)
         self._cuts_waiting: list[str] = []
-        self._batch_blocks = max(1, order.batch_bytes // tools.source.block_size)
+        size = tools.source.block_size
+        self._batch_blocks = self._copied_blocks = max(
+            1, (order.batch_bytes or _BATCH_BYTES) // size
+        )
+        largest = order.batch_bytes or _LARGEST_BATCH_BYTES
+        self._most_blocks = max(self._batch_blocks, largest // size)
         self._changed = BlockRanges.of(())
         """Blocks that clients changed in this pass. They wait for the next one: only blocks that
         were dirty when it began have lost their hash entries."""
@@ -150,7 +160,7 @@ class Flush:
                 continue
             is_stuck = not progress and not copied
             if self._order.copies and not copied_blocks and progress * _FEW < left:
-                copied_blocks = self._batch_blocks
+                copied_blocks = self._copied_blocks
             elif is_stuck and not (self._order.copies and self._changed.blocks):
                 can_copy = self._order.copies and not self._is_over()
                 if self._saw_needed and can_copy and not self._bad:
@@ -235,9 +245,12 @@ class Flush:
                 device, batch.addresses, batch.references, self._tools.source, writer, unproved
             )
             self._note_learnt()
+            begin_s = time.monotonic()
             yield work
             self._take(device, work)
             yield from self._settle()
+            if time.monotonic() - begin_s < _QUICK_S:
+                self._batch_blocks = min(2 * self._batch_blocks, self._most_blocks)
         finally:
             parts.cow.unpin(pinned)
             parts.upstream.release(runs)
@@ -271,7 +284,7 @@ class Flush:
 
     def _blocks_left(self) -> int:
         limit = self._order.max_blocks
-        return self._batch_blocks if limit is None else limit - self.done
+        return self._most_blocks if limit is None else limit - self.done
 
     def _is_over(self) -> bool:
         return self.is_cancelled or self._blocks_left() <= 0
