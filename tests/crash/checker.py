@@ -15,7 +15,7 @@ from thincow.block_types import device_of, first_address
 from thincow.engine import fsck
 from thincow.engine.engine import Engine, open_engine
 from thincow.engine.findings import Code, Finding
-from thincow.engine.flush import FlushOrder
+from thincow.engine.flush_order import FlushOrder
 from thincow.store.snapshot import Snapshot
 
 _DISK = PlainDisk()

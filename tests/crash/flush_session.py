@@ -12,7 +12,7 @@ from tests.crash.setting import BLOCK_SIZE, Setting, patched
 from tests.crash.workload import LiveMismatchError, Session
 from tests.support.random_operations import Operation
 from thincow.block_types import COW_BASE
-from thincow.engine.flush import FlushOrder
+from thincow.engine.flush_order import FlushOrder
 from thincow.errors import FlushError
 
 

@@ -13,7 +13,7 @@ from tests.crash.setting import BLOCK_SIZE
 from thincow.engine.commit import Commit
 from thincow.engine.engine import Engine
 from thincow.engine.fetch import Fetch, WouldBlock
-from thincow.engine.flush import FlushOrder
+from thincow.engine.flush_order import FlushOrder
 from thincow.engine.flush_steps import Pause, Step
 from thincow.engine.flush_write import PieceRead
 from thincow.errors import BlockReadError, CommitError, StoreFailedError, ThincowError

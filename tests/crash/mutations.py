@@ -233,8 +233,8 @@ def freed_block_matched_again() -> Iterator[None]:
 def label_written_before_the_commit() -> Iterator[None]:
     right = Committer.freeze
 
-    def wrong(self: Committer) -> Commit | None:
-        commit = right(self)
+    def wrong(self: Committer, *, is_awaited: bool = False) -> Commit | None:
+        commit = right(self, is_awaited=is_awaited)
         if commit is not None:
             self._label.write(commit.generation)
         return commit

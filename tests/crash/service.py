@@ -17,7 +17,7 @@ from tests.crash.setting import Setting, leave, patiently, read_all
 from tests.support.disk_model import DiskModel
 from thincow.engine import fsck
 from thincow.engine.engine import Engine, open_engine
-from thincow.engine.flush import FlushOrder
+from thincow.engine.flush_order import FlushOrder
 from thincow.engine.flush_steps import Pause
 from thincow.engine.flush_write import BatchWrite
 from thincow.errors import BlockReadError, RequestError, StoreFailedError, ThincowError

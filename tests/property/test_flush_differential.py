@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.support.engines import BLOCK, EngineStore, NewStore
-from thincow.engine.flush import Flush, FlushOrder
+from thincow.engine.flush import Flush
+from thincow.engine.flush_order import FlushOrder
 from thincow.engine.options import Tuning
 from thincow.errors import FlushError, NoSpaceError
 from thincow.store.disk import Disk

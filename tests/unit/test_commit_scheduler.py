@@ -47,6 +47,7 @@ class FakeEngine:
         self.commits: list[FakeCommit] = []
         self.running: FakeCommit | None = None
         self.awaited: list[bool] = []
+        self.space_return = None
 
     @property
     def is_dirty(self) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from tests.support.scripted_disk import ScriptedDisk
 from thincow.engine.cow_store import CowStore
 from thincow.engine.free_runs import Run
+from thincow.engine.hole_punch import HolePunch
 from thincow.engine.window_cache import FrozenWindow, WindowCache
 from thincow.errors import CorruptStoreError, NoSpaceError
 from thincow.store.cow_file import CowFile
@@ -162,6 +163,50 @@ def test_pinned_block_is_neither_punched_nor_cut_off(bench):
     assert bench.cow.end_block == 0
 
 
+def test_blocks_are_not_used_while_they_are_punched(bench):
+    bench.take(16)
+    bench.commit()
+    bench.drop(*range(8), *range(12, 15))
+    bench.commit()
+    punch = bench.cow.begin_punch(None)
+    assert bench.take(2) == [16, 17]
+    assert bench.cow.reusable_blocks == 11
+    punch.run()
+    assert [(call.offset, call.length) for call in bench.disk.of("punch")] == [(0, 8 * BLOCK)]
+    assert bench.take(1) == [18]
+    bench.cow.end_punch(punch)
+    assert bench.take(12) == [*range(8), 12, 13, 14, 19]
+
+
+def test_punch_leaves_out_what_comes_after_the_end(bench):
+    bench.take(12)
+    bench.commit()
+    bench.drop(*range(8, 12))
+    bench.commit()
+    punch = bench.cow.begin_punch(None)
+    assert bench.take(2) == [12, 13]
+    punch.run()
+    assert [(call.offset, call.length) for call in bench.disk.of("punch")] == [
+        (8 * BLOCK, 4 * BLOCK)
+    ]
+
+
+def test_punch_is_awaited_when_there_is_no_other_room(tmp_path):
+    bench = Bench(tmp_path, max_blocks=16)
+    bench.take(16)
+    bench.commit()
+    bench.drop(*range(8))
+    bench.commit()
+    punch = bench.cow.begin_punch(None)
+    assert bench.take(8) == [*range(8)]
+    assert len(bench.disk.of("punch")) == 1
+    assert not bench.cow.is_punching
+    punch.run()
+    bench.cow.end_punch(punch)
+    assert len(bench.disk.of("punch")) == 1
+    assert bench.cow.reusable_blocks == 0
+
+
 def test_live_run_ends_at_a_block_without_references(bench):
     bench.take(10)
     bench.drop(7)
@@ -248,6 +293,20 @@ def test_free_blocks_of_earlier_mounts_are_found_bit_by_bit(tmp_path):
     assert bench.take(4) == [8, 9, 10, 14]
 
 
+def begin_or_end_punch(
+    cow: CowStore, choose: random.Random, punch: HolePunch | None
+) -> HolePunch | None:
+    """End a punch that others were served beside, or begin one; some begin and end at once."""
+    if punch is not None:
+        punch.run()
+        cow.end_punch(punch)
+    elif choose.random() < 0.5:
+        return cow.begin_punch(choose.choice((None, 1)))
+    else:
+        cow.punch(choose.choice((None, 1)))
+    return None
+
+
 @pytest.mark.parametrize("seed", range(25))
 def test_no_block_is_handed_out_early_whatever_happens(tmp_path, seed):
     print(f"seed {seed}")
@@ -257,6 +316,7 @@ def test_no_block_is_handed_out_early_whatever_happens(tmp_path, seed):
     running: dict[int, int] = {}
     frozen: dict[int, int] | None = None
     durable: dict[int, int] = {}
+    punch: HolePunch | None = None
     pins: list[int] = []
     for _ in range(400):
         action = choose.random()
@@ -295,7 +355,7 @@ def test_no_block_is_handed_out_early_whatever_happens(tmp_path, seed):
                 frozen = None
         elif action < 0.93:
             bench.disk.calls.clear()
-            cow.punch(choose.choice((None, 1)))
+            punch = begin_or_end_punch(cow, choose, punch)
             assert cow.end_block > max(busy, default=-1)
             for call in bench.disk.of("punch"):
                 begin, end = call.offset // BLOCK, (call.offset + call.length) // BLOCK

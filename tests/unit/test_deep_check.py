@@ -8,7 +8,7 @@ from tests.support.plain_store import plant
 from tests.support.repairable_store import A, RepairableStore, make_repairable_store
 from thincow.engine import deep_check, stored_blocks
 from thincow.engine.findings import Code, NoProgress, Report
-from thincow.engine.flush import FlushOrder
+from thincow.engine.flush_order import FlushOrder
 from thincow.engine.fsck import check
 from thincow.store.disk import Disk
 

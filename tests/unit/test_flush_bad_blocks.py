@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.engines import BLOCK, EngineStore, NewStore
 from tests.support.scripted_disk import ScriptedDisk
-from thincow.engine.flush import FlushOrder
+from thincow.engine.flush_order import FlushOrder
 from thincow.errors import FlushError
 from thincow.store.disk import Disk
 

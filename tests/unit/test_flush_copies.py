@@ -13,8 +13,9 @@ from tests.support.engines import BLOCK, EngineStore, NewStore, letters
 from tests.support.loop_devices import loop_device
 from thincow.engine import flush
 from thincow.engine.device import Device
-from thincow.engine.flush import Flush, FlushOrder
+from thincow.engine.flush import Flush
 from thincow.engine.flush_copy import Copies, copy_needed
+from thincow.engine.flush_order import FlushOrder
 from thincow.engine.flush_selection import Selection
 from thincow.engine.flush_steps import Pause, Step
 from thincow.engine.flush_write import PieceRead

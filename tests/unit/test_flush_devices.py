@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.engines import BLOCK, EngineStore
-from thincow.engine.flush import FlushOrder
+from thincow.engine.flush_order import FlushOrder
 from thincow.errors import FlushError
 
 

@@ -4,7 +4,7 @@ import random
 
 from tests.support.engines import BLOCK, EngineStore
 from thincow.engine import fsck
-from thincow.engine.flush import FlushOrder
+from thincow.engine.flush_order import FlushOrder
 from thincow.engine.flush_steps import Pause
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.support.engines import BLOCK, EngineStore, NewStore, letters
 from tests.support.scripted_disk import ScriptedDisk
 from thincow.engine import fsck
-from thincow.engine.flush import FlushOrder
+from thincow.engine.flush_order import FlushOrder
 from thincow.errors import FlushError
 
 OLD, NEW = 4 * BLOCK + 50, 6 * BLOCK + 7

@@ -9,7 +9,7 @@ import pytest
 from tests.support.engines import BLOCK, EngineStore, NewStore, letters, resize_once
 from tests.support.scripted_disk import ScriptedDisk
 from thincow.engine import fsck
-from thincow.engine.flush import FlushOrder
+from thincow.engine.flush_order import FlushOrder
 from thincow.engine.options import Tuning
 from thincow.errors import (
     BlockReadError,

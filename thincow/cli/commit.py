@@ -41,8 +41,8 @@ def commit(virtual: Path, data_dir: Path | None, metadata_dir: Path | None) -> N
       thincow commit try.db
     """  # noqa: D301 - click wants the control character itself
     from thincow.cli import flush_output
-    from thincow.engine.flush import FlushOrder
     from thincow.engine.flush_offline import flush_offline
+    from thincow.engine.flush_order import FlushOrder
     from thincow.engine.options import StoreOptions
     from thincow.mount.overlay import discard, end_overlay
 

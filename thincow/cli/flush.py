@@ -11,7 +11,7 @@ from thincow.cli.store_choice import StoreChoice, store_options
 from thincow.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from thincow.engine.flush import FlushOrder
+    from thincow.engine.flush_order import FlushOrder
     from thincow.engine.flush_outcome import FlushOutcome, FlushProgress
 
 EXIT_FAILED = 1
@@ -74,7 +74,7 @@ def flush(
       thincow flush --offline --data-dir store --upstream disks
     """  # noqa: D301 - click wants the control character itself
     from thincow.cli import flush_output
-    from thincow.engine.flush import FlushOrder
+    from thincow.engine.flush_order import FlushOrder
 
     if blocks is not None and one_pass:
         raise click.UsageError("--blocks and --pass exclude each other.")

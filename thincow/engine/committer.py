@@ -16,6 +16,7 @@ from thincow.engine.commit import Commit
 from thincow.engine.epoch import EpochParts
 from thincow.engine.open_store import OpenStore
 from thincow.engine.options import Tuning
+from thincow.engine.space_return import SpaceReturn
 from thincow.engine.space_watch import SpaceWatch
 from thincow.engine.statistics import Statistics
 from thincow.errors import CommitError, CorruptStoreError, NoSpaceError, StoreFailedError
@@ -33,9 +34,6 @@ _RETRY_S: Final = 0.2
 """Least time between attempts to end a lack of space."""
 _SLOW_TRY_S: Final = 0.02
 """An attempt that takes longer makes the time to the next one longer in proportion."""
-
-_PUNCH_RUNS: Final = 256
-_PUNCH_AFTER_BYTES: Final = 1 << 20
 
 
 class Committer:
@@ -64,6 +62,7 @@ class Committer:
         """A sync failed: nothing is committed any more."""
         self.no_space = False
         """The last commit failed, or needed the reserve: no write is taken until there is room."""
+        self.space_return = SpaceReturn(parts.cow)
         self._next_try_s = 0.0
         self._scan_for_free_blocks()
         self._look_after_space()
@@ -256,8 +255,7 @@ class Committer:
         parts.settle(commit.epoch)
         try:
             self._label.write_if_room(commit.generation)
-            if parts.cow.holding_bytes > _PUNCH_AFTER_BYTES:
-                parts.cow.punch(_PUNCH_RUNS)
+            self.space_return.after_commit()
         except OSError as error:
             _log.warning("cowdata cannot be tidied up: %s", error.strerror)
         try:

@@ -1,7 +1,7 @@
 """The COW store: reference counts of its blocks, and which of them may be written.
 
-Owner of allocation: allocating, punching and cutting the tail happen only here, in the thread
-that serves requests.
+Owner of allocation: allocating, punching and cutting the tail are decided only here, in the thread
+that serves requests. Another one may punch what it was given; nobody else has these blocks then.
 
 Invariants:
 - a block is reusable only while its count is 0 in the running, the frozen and the durable map and
@@ -14,15 +14,14 @@ Invariants:
 from collections.abc import Iterable
 
 from thincow.engine.cow_counts import CowBlocks, CowCounts
-from thincow.engine.free_runs import FreeRuns, Run
+from thincow.engine.free_blocks import FreeBlocks
+from thincow.engine.free_runs import Run
 from thincow.engine.held_blocks import HeldBlocks
+from thincow.engine.hole_punch import HolePunch
 from thincow.engine.pinned_blocks import PinnedBlocks
 from thincow.engine.window_cache import FrozenWindow, WindowCache
 from thincow.errors import CorruptStoreError, NoSpaceError
 from thincow.store.cow_file import CowFile
-
-_PUNCH_GRAIN_BYTES = 4096
-"""Filesystems give back whole blocks of this size; smaller holes are no use."""
 
 
 class CowStore:
@@ -59,8 +58,7 @@ class CowStore:
         self.block_size = block_size
         self.end_block = end_block
         self._max_blocks = max_blocks
-        self._holding = FreeRuns()
-        self._empty = FreeRuns()
+        self._free = FreeBlocks(file, block_size)
         self._freed: list[Run] = []
         self.new_bytes = 0
         """Bytes handed out since the last freeze."""
@@ -91,17 +89,16 @@ class CowStore:
             NoSpaceError: when a quota or the filesystem forbids; nothing was handed out then.
             OSError: when the filesystem fails otherwise; nothing was handed out either.
         """
-        runs = self._holding.take(count)
+        runs = self._free.take(count)
         missing = count - sum(length for _, length in runs)
-        if missing:
-            more = self._empty.take(missing)
-            runs += more
-            missing -= sum(length for _, length in more)
         if missing:
             try:
                 runs.append(self._grow(missing))
-            except BaseException:
+            except BaseException as error:
                 self.give_back(runs)
+                if isinstance(error, NoSpaceError) and self._free.is_punching:
+                    self._free.finish_punch()
+                    return self.allocate(count)
                 raise
         self.new_bytes += count * self.block_size
         self.held.note_allocated(runs)
@@ -109,7 +106,7 @@ class CowStore:
 
     def allocate_one(self) -> int:
         """Hand out one block as `allocate` does."""
-        if self._holding.blocks or self._empty.blocks or self.held:
+        if self._free.blocks or self.held:
             return self.allocate(1)[0][0]
         block, _ = self._grow(1)
         self.new_bytes += self.block_size
@@ -155,7 +152,7 @@ class CowStore:
 
     def unpin(self, runs: Iterable[Run]) -> None:
         """Take back one `pin` of the same runs."""
-        self._holding.add_all(self._pinned.unpin(runs))
+        self._free.add_all(self._pinned.unpin(runs))
 
     @property
     def has_freed(self) -> bool:
@@ -185,7 +182,7 @@ class CowStore:
                 for low, high in outside
             ]
             reusable = [(start, end - start) for start, end in clipped if start < end]
-        self._holding.add_all(self._pinned.pass_freed(reusable))
+        self._free.add_all(self._pinned.pass_freed(reusable))
 
     def merge_back(self, frozen: list[FrozenWindow], freed: list[Run]) -> None:
         """Take back an epoch whose commit failed."""
@@ -218,12 +215,12 @@ class CowStore:
     @property
     def reusable_blocks(self) -> int:
         """Number of blocks known to be free for reuse at once."""
-        return self._holding.blocks + self._empty.blocks
+        return self._free.blocks
 
     @property
     def holding_bytes(self) -> int:
         """Bytes of reusable blocks whose space the filesystem has not got back."""
-        return self._holding.blocks * self.block_size
+        return self._free.holding_blocks * self.block_size
 
     def punch(self, max_runs: int | None) -> None:
         """Give back the space of up to `max_runs` reusable runs (None: all), and the free tail.
@@ -231,35 +228,34 @@ class CowStore:
         Raises:
             OSError: when the filesystem fails; the blocks stay reusable.
         """
-        grain = max(1, _PUNCH_GRAIN_BYTES // self.block_size)
-        runs = self._holding.lowest(len(self._holding) if max_runs is None else max_runs)
-        for start, length in runs:
-            begin = start - start % grain
-            end = -(-(start + length) // grain) * grain
-            if not self._is_reusable(begin, grain):
-                begin += grain
-            if end > begin and not self._is_reusable(end - grain, grain):
-                end -= grain
-            if end > begin:
-                self.file.punch(begin * self.block_size, (end - begin) * self.block_size)
-        self._empty.add_all(self._holding.take(sum(length for _, length in runs)))
-        self._cut_tail()
+        self._free.finish_punch()
+        punch = self.begin_punch(max_runs)
+        punch.run()
+        self.end_punch(punch)
 
-    def _cut_tail(self) -> None:
-        end = self.end_block
-        while True:
-            last = self._holding.last_run_before(end) or self._empty.last_run_before(end)
-            if last is None:
-                break
-            end = last[0]
-            self._holding.remove(*last)
-            self._empty.remove(*last)
-        self.end_block = end
-        self.file.truncate(end * self.block_size)
+    @property
+    def is_punching(self) -> bool:
+        """Whether a punch has begun and not ended."""
+        return self._free.is_punching
 
-    def _is_reusable(self, start: int, length: int) -> bool:
-        length = min(length, self.end_block - start)
-        return self._holding.overlap(start, length) + self._empty.overlap(start, length) == length
+    def begin_punch(self, max_runs: int | None) -> HolePunch:
+        """Begin what `punch` does: the result is to be run in any thread, and `end_punch` called.
+
+        Its blocks are not handed out before; one goes on at a time.
+        """
+        return self._free.begin_punch(max_runs, self.end_block)
+
+    def end_punch(self, punch: HolePunch) -> None:
+        """Take the outcome of a punch that was run, and cut the free tail.
+
+        Raises:
+            OSError: as `punch`.
+        """
+        self._free.end_punch(punch)
+        if punch.error is not None:
+            raise punch.error
+        self.end_block = self._free.take_tail(self.end_block)
+        self.file.truncate(self.end_block * self.block_size)
 
     def _grow(self, count: int) -> Run:
         start = self.end_block
@@ -270,8 +266,7 @@ class CowStore:
         return start, count
 
     def _make_reusable(self, start: int, length: int, *, holding: bool = True) -> None:
-        target = self._holding if holding else self._empty
         if self._pinned:
-            target.add_all(self._pinned.pass_freed([(start, length)]))
+            self._free.add_all(self._pinned.pass_freed([(start, length)]), holding=holding)
         else:
-            target.add(start, length)
+            self._free.add(start, length, holding=holding)

@@ -66,6 +66,7 @@ class Engine:
         self._committer = parts.committer
         self.flush = parts.flush
         self.status = parts.flush.status
+        self.space_return = None if self._committer is None else self._committer.space_return
         self._spare_fetch = parts.contents.new_fetch()
 
     def read(
@@ -208,8 +209,7 @@ class Engine:
     def freeze(self, *, is_awaited: bool = False) -> Commit | None:
         """End the running epoch and return its commit; None when there is nothing to commit.
 
-        While somebody waits for it (`is_awaited`), it leaves out hash entries that can wait,
-        unless they have become many.
+        While somebody waits (`is_awaited`), hash entries that can wait are left out, if few.
 
         Raises:
             StoreFailedError: after a failed sync.

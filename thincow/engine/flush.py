@@ -15,7 +15,6 @@ first.
 import errno
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -26,6 +25,7 @@ from thincow.engine.block_ranges import BlockRanges
 from thincow.engine.device import Device
 from thincow.engine.flush_bad_blocks import BadBlocks
 from thincow.engine.flush_copy import copy_needed
+from thincow.engine.flush_order import BatchSize, FlushOrder
 from thincow.engine.flush_resize import cut_upstreams, grow_upstreams, refuse_fixed_sizes
 from thincow.engine.flush_selection import FlushSelector, Selection
 from thincow.engine.flush_steps import FlushTools, Pause, Step, settle
@@ -39,27 +39,8 @@ from thincow.errors import FlushError
 from thincow.store import devices_table, extents_table
 from thincow.store.connection import DatabaseError
 
-_BATCH_BYTES: Final = 64 << 20
-_LARGEST_BATCH_BYTES: Final = 256 << 20
-_QUICK_S: Final = 0.25
-"""A batch that took less is followed by one twice as large: there is much to wait for in each."""
 _FEW: Final = 8
 """After a pass that flushed less than one in this many, what stands in the way may be copied."""
-
-
-@dataclass(frozen=True, slots=True)
-class FlushOrder:
-    """What to flush: at most `max_blocks` (None: all); `copies` lets it break cycles.
-
-    `batch_bytes`: None begins with small batches and goes on with larger ones on quick disks.
-    `names` are devices that are flushed alone (None: all are flushed). Nothing is copied then for
-    the sake of others: what they show has to be flushed with them.
-    """
-
-    max_blocks: int | None = None
-    copies: bool = True
-    batch_bytes: int | None = None
-    names: frozenset[str] | None = None
 
 
 class Flush:
@@ -76,12 +57,7 @@ class Flush:
         self._selector = FlushSelector(tools.reader, self._map)
         self._writers = UpstreamWriters(tools.disk, tools.parts.upstream)
         self._cuts_waiting: list[str] = []
-        size = tools.source.block_size
-        self._batch_blocks = self._copied_blocks = max(
-            1, (order.batch_bytes or _BATCH_BYTES) // size
-        )
-        largest = order.batch_bytes or _LARGEST_BATCH_BYTES
-        self._most_blocks = max(self._batch_blocks, largest // size)
+        self._size = BatchSize(order, tools.source.block_size)
         self._changed = BlockRanges.of(())
         """Blocks that clients changed in this pass. They wait for the next one: only blocks that
         were dirty when it began have lost their hash entries."""
@@ -160,7 +136,7 @@ class Flush:
                 continue
             is_stuck = not progress and not copied
             if self._order.copies and not copied_blocks and progress * _FEW < left:
-                copied_blocks = self._copied_blocks
+                copied_blocks = self._size.copied_blocks
             elif is_stuck and not (self._order.copies and self._changed.blocks):
                 can_copy = self._order.copies and not self._is_over()
                 if self._saw_needed and can_copy and not self._bad:
@@ -200,7 +176,7 @@ class Flush:
     def _select(self, device: Device, position: int) -> Selection:
         self._note_changes()
         return self._selector.select(
-            device, position, self._batch_blocks, self._bad.unwritten, self._changed
+            device, position, self._size.blocks, self._bad.unwritten, self._changed
         )
 
     def _movable(self, selection: Selection, limit: int) -> list[Run]:
@@ -249,8 +225,7 @@ class Flush:
             yield work
             self._take(device, work)
             yield from self._settle()
-            if time.monotonic() - begin_s < _QUICK_S:
-                self._batch_blocks = min(2 * self._batch_blocks, self._most_blocks)
+            self._size.note(time.monotonic() - begin_s)
         finally:
             parts.cow.unpin(pinned)
             parts.upstream.release(runs)
@@ -284,7 +259,7 @@ class Flush:
 
     def _blocks_left(self) -> int:
         limit = self._order.max_blocks
-        return self._most_blocks if limit is None else limit - self.done
+        return self._size.most_blocks if limit is None else limit - self.done
 
     def _is_over(self) -> bool:
         return self.is_cancelled or self._blocks_left() <= 0

@@ -4,7 +4,8 @@ import errno
 from collections.abc import Callable, Sequence
 
 from thincow.engine.device import Device
-from thincow.engine.flush import Flush, FlushOrder
+from thincow.engine.flush import Flush
+from thincow.engine.flush_order import FlushOrder
 from thincow.engine.flush_plan import FlushPlan, plan_flush
 from thincow.engine.flush_source import Source
 from thincow.engine.flush_steps import FlushTools, Pause

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from thincow.engine.engine import Engine, open_engine
-from thincow.engine.flush import FlushOrder
+from thincow.engine.flush_order import FlushOrder
 from thincow.engine.flush_outcome import DeviceOutcome, FlushOutcome, FlushProgress
 from thincow.engine.flush_plan import FlushPlan
 from thincow.engine.options import StoreOptions

@@ -42,6 +42,10 @@ class CommitScheduler:
         self._error: RequestError | None = None
         self._told: str | None = None
         self._last_took_s = 0.0
+        self._committed = trio.Event()
+        self._punch_limiter = trio.CapacityLimiter(1)
+        if engine.space_return is not None:
+            engine.space_return.is_left = True
 
     @property
     def is_awaited(self) -> bool:
@@ -58,6 +62,18 @@ class CommitScheduler:
             self._due = trio.Event()
             if self._engine.is_dirty and not self._engine.failed:
                 await self._commit_in_background()
+
+    async def give_space_back(self) -> None:
+        """Give free space back after commits, in a thread; never returns."""
+        space_return = self._engine.space_return
+        while space_return is not None:
+            await self._committed.wait()
+            self._committed = trio.Event()
+            punch = None if self._engine.failed else space_return.begin()
+            if punch is not None:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(punch.run, limiter=self._punch_limiter)
+                space_return.end(punch)
 
     def note_change(self) -> None:
         """Tell that there is more to commit than before: starts a commit when one is due."""
@@ -125,6 +141,7 @@ class CommitScheduler:
             if commit is not None:
                 await self._run(commit)
                 engine.finish(commit)
+                self._committed.set()
         except RequestError as error:
             self._error = error
             self._tell(str(error))

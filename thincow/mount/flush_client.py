@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from thincow.engine.flush import FlushOrder
+from thincow.engine.flush_order import FlushOrder
 from thincow.engine.flush_outcome import DeviceOutcome, FlushOutcome, FlushProgress
 from thincow.mount.flush_words import CANCEL, spell
 from thincow.mount.live_mount import LiveMount

@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from typing import Final
 
-from thincow.engine.flush import FlushOrder
+from thincow.engine.flush_order import FlushOrder
 
 FLUSH_ATTRIBUTE: Final = "user.thincow.flush"
 """Attribute of the mount's root. To set it begins a flush, and does not wait for its end: the

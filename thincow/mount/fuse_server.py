@@ -117,6 +117,7 @@ class FuseServer:
             nursery.start_soon(self._freezer.run)
             nursery.start_soon(self._flusher.run)
             nursery.start_soon(self._scheduler.run)
+            nursery.start_soon(self._scheduler.give_space_back)
             nursery.start_soon(self._invalidator.run)
             with used_by_pyfuse3(RequestWaiter(self._is_thread_awaited)):
                 await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
