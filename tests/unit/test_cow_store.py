@@ -332,8 +332,7 @@ def test_no_block_is_handed_out_early_whatever_happens(tmp_path, seed):
             for block in choose.sample(sorted(running), min(len(running), 3)):
                 bench.drop(block)
                 running[block] -= 1
-                if not running[block]:
-                    del running[block]
+            running = {block: count for block, count in running.items() if count}
         elif action < 0.6 and running:
             block = choose.choice(sorted(running))
             cow.add_references((block, 1))
