@@ -192,7 +192,7 @@ class FlushRun:
         # Another one may run in a step's own commit already.
         if self._commit is None and not self.engine.failed:
             moment = self.client.freeze()
-            commit = self.engine.freeze()
+            commit = self.engine.freeze(is_awaited=self.chance.random() < 0.5)
             if commit is not None:
                 self._commit = commit, moment
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from tests.crash.recording import TIME_SUFFIX
 from tests.support.random_operations import make_contents
-from thincow.engine import committer, cow_store, open_store
+from thincow.engine import committer, free_blocks, open_store, space_return
 from thincow.engine.device import Device
 from thincow.engine.engine import Engine
 from thincow.engine.fetch import Fetch, WouldBlock
@@ -126,9 +126,9 @@ class Setting:
         with (
             patched(open_store, "scan", _scan_once(open_store.scan)),
             patched(upstream_writer, "_refuse_busy_file", do_nothing),
-            patched(committer, "_PUNCH_AFTER_BYTES", self.punch_after_bytes),
+            patched(space_return, "_AFTER_BYTES", self.punch_after_bytes),
             patched(committer, "_SCAN_ROWS", 2),
-            patched(cow_store, "_PUNCH_GRAIN_BYTES", self.punch_grain_bytes),
+            patched(free_blocks, "_PUNCH_GRAIN_BYTES", self.punch_grain_bytes),
             patched(cow_file, "_MIN_CLAIM_BYTES", 2048),
             patched(open_store, "_require_usable_directories", do_nothing),
             patched(open_store, "refuse_overlaps", do_nothing),

@@ -171,16 +171,25 @@ class Session:
         self._history.acknowledge(moment)
 
     def _overlapping(self) -> None:
-        """Commit in steps, with requests of the next epoch between them."""
+        """Commit and punch in steps, with requests of the next epoch between them."""
         engine = self._opened
         moment = self._history.freeze()
-        commit = engine.freeze()
+        assert engine.space_return is not None
+        commit = engine.freeze(is_awaited=self._random.random() < 0.5)
+        engine.space_return.is_left = True
         if commit is not None:
             self.some_requests()
             commit.run()
             self.some_requests()
             engine.finish(commit)
         self._history.acknowledge(moment)
+        punch = None if engine.failed else engine.space_return.begin()
+        if punch is not None:
+            self.some_requests()
+            punch.run()
+            self.some_requests()
+            engine.space_return.end(punch)
+        engine.space_return.is_left = False
 
     def some_requests(self) -> None:
         """Read and write something."""

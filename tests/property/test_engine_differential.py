@@ -117,7 +117,7 @@ class EngineTarget:
         if self._commit is not None:
             self._finish()
         else:
-            self._commit = self.store.engine.freeze()
+            self._commit = self.store.engine.freeze(is_awaited=self.random.random() < 0.5)
             if self._commit is None:
                 return
             if self.random.random() < 0.1:

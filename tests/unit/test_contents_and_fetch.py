@@ -58,6 +58,18 @@ def test_read_errors_are_counted_by_block_and_device(served, disk):
     assert served.device("b").stats.upstream_read_errors == 0
 
 
+def test_read_of_a_block_that_was_fetched_is_counted_once(served, disk, monkeypatch):
+    fetch = disk.read
+
+    def read(fd: int, length: int, offset: int) -> bytes:
+        disk.is_cold = False  # it is in the page cache then
+        return fetch(fd, length, offset)
+
+    monkeypatch.setattr(disk, "read", read)
+    served.read("a", 2 * BLOCK, BLOCK)
+    assert served.device("a").stats.upstream_reads == 1
+
+
 def test_bad_block_can_be_overwritten(served, disk):
     disk.bad = {4}
     served.write_blocks("a", 4, "x")

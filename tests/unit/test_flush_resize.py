@@ -9,6 +9,8 @@ from tests.support.engines import BLOCK, EngineStore, NewStore, letters
 from tests.support.scripted_disk import ScriptedDisk
 from thincow.engine import fsck
 from thincow.engine.flush_order import FlushOrder
+from thincow.engine.flush_steps import Pause
+from thincow.engine.flush_write import BatchWrite
 from thincow.errors import FlushError
 
 OLD, NEW = 4 * BLOCK + 50, 6 * BLOCK + 7
@@ -104,3 +106,28 @@ def test_cut_is_no_block_that_a_limit_counts(store: EngineStore) -> None:
     store.engine.flush.run(FlushOrder(max_blocks=1))
     assert store.engine.status() == "clean"
     assert (store.upstream_dir / "a").read_bytes() == letters("ax")
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_entries_learnt_by_a_flush_go_with_what_it_cuts(store: EngineStore, grows: bool) -> None:
+    # As in a mount, commits that somebody waits for leave entries of upstream to later ones.
+    engine, device = store.engine, store.device("a")
+    store.write_blocks("a", 0, "vwxyz")
+    flush = engine.flush.begin(FlushOrder(batch_bytes=2 * BLOCK))
+    batches = 0
+    for step in flush.steps():
+        if step is Pause.COMMIT:
+            commit = engine.freeze(is_awaited=True)
+            if commit is not None:
+                commit.run()
+                engine.finish(commit)
+        elif not isinstance(step, Pause):
+            step.run()
+            batches += isinstance(step, BatchWrite)
+            if batches == 2 and isinstance(step, BatchWrite):
+                engine.resize(device, BLOCK)
+                if grows:
+                    engine.resize(device, OLD)
+    engine.flush.end(None)
+    assert batches >= 2
+    check(store)

@@ -67,7 +67,7 @@ class BlockReader:
             return self._scratch[:0]
         size = self._block_size
         first = offset // size
-        is_one = first * size == offset == end - size
+        is_one = first * size == offset == end - size and not fetch.has_contents
         if is_one and self._load_one(device.first_block + first):
             return self._block
         count = (end - 1) // size - first + 1

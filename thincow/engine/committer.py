@@ -255,7 +255,8 @@ class Committer:
         parts.settle(commit.epoch)
         try:
             self._label.write_if_room(commit.generation)
-            self.space_return.after_commit()
+            # Before the look at the space, which decides whether writes are taken.
+            self.space_return.after_commit(at_once=self.no_space or self._watch.lacks_reserve)
         except OSError as error:
             _log.warning("cowdata cannot be tidied up: %s", error.strerror)
         try:

@@ -24,13 +24,14 @@ class SpaceReturn:
         self._cow = cow
         self.is_left = False
 
-    def after_commit(self) -> None:
-        """Give back what has come together.
+    def after_commit(self, *, at_once: bool) -> None:
+        """Give back what has come together; `at_once`, since space is short, even what is left.
 
         Raises:
             OSError: when the filesystem fails; the blocks stay reusable.
         """
-        if not self.is_left and self._is_due:
+        is_ours = at_once or not self.is_left
+        if is_ours and (self._is_due or self._cow.is_punching):
             self._cow.punch(_RUNS)
 
     def begin(self) -> HolePunch | None:

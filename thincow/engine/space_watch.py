@@ -40,6 +40,11 @@ class SpaceWatch:
         """Whether so little space is left for metadata that commits should stay small."""
         return self.reserve is not None and self._directories[-1] in self._low
 
+    @property
+    def lacks_reserve(self) -> bool:
+        """Whether the reserve was given up, or could not be taken."""
+        return self.reserve is not None and not self.reserve.is_held
+
     def look(self) -> bool:
         """Take the reserve back and see what is left; tell whether writes may be taken."""
         self._look_at = time.monotonic() + _LOOK_AGAIN_S
@@ -54,7 +59,7 @@ class SpaceWatch:
 
     def look_again(self) -> bool:
         """Look as `look` does, unless that was a moment ago and nothing was wanting."""
-        is_well = not self._low and (self.reserve is None or self.reserve.is_held)
+        is_well = not self._low and not self.lacks_reserve
         return (is_well and time.monotonic() < self._look_at) or self.look()
 
     def note_refusal(self, reason: Exception) -> None:

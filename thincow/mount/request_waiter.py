@@ -40,6 +40,11 @@ class RequestWaiter:
     def __getattr__(self, name: str) -> Any:
         return getattr(trio.lowlevel, name)
 
+    def notify_closing(self, fd: int) -> None:
+        """End all waiting, also of tasks that are not waiting in the event loop just now."""
+        self._is_closed = True
+        trio.lowlevel.notify_closing(fd)
+
     async def wait_readable(self, fd: int) -> None:
         """Return when a request can be read.
 
@@ -56,11 +61,7 @@ class RequestWaiter:
         self._turns = 0
         async with self._one_waits:
             while not self._is_closed:
-                try:
-                    await trio.lowlevel.wait_readable(fd)
-                except trio.ClosedResourceError:
-                    self._is_closed = True
-                    raise
+                await trio.lowlevel.wait_readable(fd)
                 # Another task may have taken the request that woke this one.
                 if fd >= _MAX_SELECTED or _is_readable(fd, 0):
                     return
