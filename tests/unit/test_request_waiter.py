@@ -37,6 +37,29 @@ def test_request_that_is_there_is_served_at_once(pipe: list[int]) -> None:
     run(test)
 
 
+def test_tasks_that_were_started_before_begin_before_the_first_request(pipe: list[int]) -> None:
+    async def test() -> None:
+        begun: list[int] = []
+
+        async def other(number: int) -> None:
+            begun.append(number)
+
+        async def serve() -> None:
+            await waiter.wait_readable(pipe[0])
+            assert sorted(begun) == [0, 1, 2, 3]
+
+        os.write(pipe[1], b"1")
+        for _ in range(20):  # trio runs tasks in no certain order
+            begun.clear()
+            waiter = RequestWaiter(lambda: False)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve)
+                for number in range(4):
+                    nursery.start_soon(other, number)
+
+    run(test)
+
+
 def test_each_request_is_taken_by_one_task(pipe: list[int]) -> None:
     waiter = RequestWaiter(lambda: False)
     taken: list[int] = []

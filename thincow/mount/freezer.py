@@ -2,9 +2,9 @@
 
 Between two batches of a flush, and with no commit under way, everything is committed and the
 write-ahead log merged into the database, in the thread that serves requests: so nothing that was
-acknowledged is missing, and no thread is writing to the store or upstream. Then the process stops
-itself with SIGSTOP, since an orphaned process group ignores SIGTSTP. SIGCONT goes on, and takes
-back a freezing that is still waiting.
+acknowledged is missing, and no thread writes to upstream or to what the store refers to (one may
+be giving free space back). Then the process stops itself with SIGSTOP, since an orphaned process
+group ignores SIGTSTP. SIGCONT goes on, and takes back a freezing that is still waiting.
 """
 
 import logging

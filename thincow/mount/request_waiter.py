@@ -33,7 +33,8 @@ class RequestWaiter:
     def __init__(self, is_awaited: Callable[[], bool]) -> None:
         """Wait for requests; `is_awaited` tells whether a task waits for a thread."""
         self._is_awaited = is_awaited
-        self._turns = 0
+        # All tasks of the mount have begun before the first request is served.
+        self._turns = _MAX_TURNS
         self._one_waits = trio.Lock()
         self._is_closed = False
 
