@@ -6,6 +6,8 @@ import pytest
 
 from tests.support.engines import BLOCK, EngineStore, NewStore, letter, letters
 from tests.support.sqlite_shell import SqliteShell
+from thincow.engine.checksums import Checksums, default_window
+from thincow.engine.window_cache import WindowCache
 from thincow.errors import ChecksumError, StoreFailedError
 
 CONTENT = "abcdefghijkl"
@@ -14,6 +16,19 @@ CONTENT = "abcdefghijkl"
 @pytest.fixture(params=[8, 16, 32, 64])
 def bits(request: pytest.FixtureRequest) -> int:
     return request.param
+
+
+@pytest.mark.parametrize("value", [0, 5, (1 << 63) - 1, 1 << 63, (1 << 64) - 2, (1 << 64) - 1])
+def test_sum_of_one_block_is_that_of_many(value, bits):
+    sums = Checksums(WindowCache(lambda _first, length: default_window(length), 4, 8), bits)
+    assert sums.verify(7, [value]) == []
+    assert sums.verify_one(7, value)
+    assert sums.verify_one(8, value)
+    assert sums.verify(8, [value]) == []
+    sums.record_one(9, value)
+    assert sums.verify(9, [value]) == []
+    other = value ^ 1
+    assert sums.verify_one(9, other) == (sums.verify(9, [other]) == [])
 
 
 @pytest.fixture

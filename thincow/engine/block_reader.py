@@ -85,19 +85,22 @@ class BlockReader:
 
     def _load_one(self, address: int) -> bool:
         """Load a block into `_block`, if that can be done at once; `load` does the others."""
-        if self._checksums is not None:
-            return False
         reference = self._map.reference(address)
         if not self._contents.load_one(reference, self._block):
             return False
-        hashes = self._hashes
+        hashes, sums = self._hashes, self._checksums
+        value = None
+        if sums is not None:
+            value = xxh3_64_intdigest(self._block)
+            if not sums.verify_one(address, value):
+                return False
         if (
             0 <= reference < COW_BASE
             and reference not in self._seen
             and hashes is not None
             and hashes.takes_hints
         ):
-            hashes.note_one_read(xxh3_64_intdigest(self._block), reference)
+            hashes.note_one_read(value or xxh3_64_intdigest(self._block), reference)
             self._seen.add_one(reference)
         return True
 

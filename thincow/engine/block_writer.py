@@ -111,9 +111,12 @@ class BlockWriter:
     def _write_block(self, address: int, data: bytes, fetch: Fetch) -> None:
         """Do what `_write_blocks` does; most single blocks are new, and need less then."""
         value = xxh3_64_intdigest(data)
-        if self._checksums is not None or not self._deduplication.leads_nowhere(address, value):
+        if not self._deduplication.leads_nowhere(address, value):
             self._write_blocks(address, data, fetch)
             return
+        sums = self._checksums
+        if sums is not None:
+            sums.windows.preload(address, 1)
         block = self._cow.allocate_one()
         reference = COW_BASE + block
         try:
@@ -123,6 +126,8 @@ class BlockWriter:
             self._cow.give_back([(block, 1)])
             raise
         self._hashes.note_one_stored(value, reference)
+        if sums is not None:
+            sums.record_one(address, value)
         self._statistics.blocks_written += 1
         self._statistics.blocks_new += 1
 

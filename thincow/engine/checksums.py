@@ -44,6 +44,28 @@ class Checksums:
         found: list[int] = np.flatnonzero(differ).tolist()
         return found
 
+    def record_one(self, address: int, value: int) -> None:
+        """Set the sum of one block from its hash, as `record` does."""
+        self._store_one(address, _sum_of(value, self.bits))
+
+    def verify_one(self, address: int, value: int) -> bool:
+        """Compare one block with its sum, as `verify` does; tell whether it may be right."""
+        windows = self.windows
+        known = windows.get(address >> windows.shift).cells[address & windows.mask]
+        found = _sum_of(value, self.bits)
+        if known != NO_SUM:
+            return bool(known == found)
+        if self.keeps_new:
+            self._store_one(address, found)
+        return True
+
+    def _store_one(self, address: int, new: int) -> None:
+        windows = self.windows
+        window, at = windows.get(address >> windows.shift), address & windows.mask
+        if window.cells[at] != new:
+            windows.change(window, at, at + 1)
+            window.cells[at] = new
+
     def forget(self, address: int, length: int) -> None:
         """Take the sums of blocks away: they are unchecked from now on."""
         self._store(address, np.full(length, NO_SUM, np.int64), only_missing=False)
@@ -83,6 +105,13 @@ def sums_of(hashes: Sequence[int], bits: int) -> Int64Array:
     sums: Int64Array = values.view(np.int64)
     sums[sums == NO_SUM] = NO_SUM - 1
     return sums
+
+
+def _sum_of(value: int, bits: int) -> int:
+    if bits < _ALL_BITS:
+        return value & ((1 << bits) - 1)
+    signed = value - (1 << _ALL_BITS) if value >> (_ALL_BITS - 1) else value
+    return NO_SUM - 1 if signed == NO_SUM else signed
 
 
 def write(db: Connection, frozen: list[FrozenWindow], bits: int) -> None:
