@@ -122,8 +122,6 @@ class Flush:
             for device in self._devices:
                 copied += yield from self._sweep(device, copied_blocks)
             self._note_learnt()
-            # What is cut loses its entries in the table: none may come after that.
-            self._tools.parts.hashes.hurry()
             yield from self._settle()
             if not self.is_cancelled:
                 cuts = yield from cut_upstreams(self._tools, self._devices, self._writers)

@@ -86,6 +86,8 @@ def cut_upstreams(
     for device in devices:
         size_bytes = _size_to_cut_to(device, tools.source.block_size)
         if size_bytes < device.row.size_bytes:
+            # What is cut loses its entries in the table: none may come after that.
+            tools.parts.hashes.hurry()
             yield from settle(tools)
             first = device.first_block + size_bytes // tools.source.block_size
             behind = [(first, device.upstream_end - first)]
