@@ -120,3 +120,24 @@ def test_diff_is_a_comparison_byte_by_byte(new_store: NewStore, number, operatio
             since = list(find_changes(device, block_size, state, base))
             assert blocks_of(since, block_size) == differing(before[index], new, block_size)
             check_kinds(since, new, originals, device.id)
+
+
+def test_diff_ends_where_a_device_ends_that_was_longer(store: EngineStore) -> None:
+    store.add("a", bytes(2 * store.block_size))
+    store.open()
+    store.resize("a", 8 * store.block_size)
+    store.write_blocks("a", 1, "bcdefg")
+    store.close()
+    backup = store.root / "backup"
+    with open_offline_view(store.data_dir) as view:
+        back_up(view, backup)
+    store.open()
+    store.resize("a", 3 * store.block_size - 9)
+    store.close()
+    with (
+        opened(store, store.data_dir, reads=True) as (header, state),
+        opened(store, backup, reads=True) as (_, base),
+    ):
+        (device,) = header.devices
+        (change,) = find_changes(device, store.block_size, state, base)
+        assert (change.offset, change.length) == (2 * store.block_size, store.block_size - 9)

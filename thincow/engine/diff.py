@@ -99,9 +99,13 @@ def find_changes(
 def _extents(
     snapshot: Snapshot, device_id: int, block_size: int, end: int
 ) -> Iterator[ExtentColumns]:
-    """Return the extents of a device, and others for what was cut of upstream."""
+    """Return the extents of a device before `end`, and others for what was cut of upstream."""
     first = device_id << DEVICE_SHIFT
-    extents = snapshot.extents(first, end)
+    # A device that was longer than it is now may have an extent across the end.
+    extents = (
+        chunk._replace(length=np.minimum(chunk.length, end - chunk.first_block))
+        for chunk in snapshot.extents(first, end)
+    )
     for row in snapshot.devices():
         if row.id == device_id:
             own_end = first + row.own_blocks(block_size)
