@@ -134,28 +134,29 @@ class BlockReader:
             at += length
         if waiting:
             raise WouldBlock(fetch)
+        hashes = None
         if self._checksums is not None:
-            self._verify(device, first, count, buffer, errors)
+            hashes = hash_blocks(buffer, size)
+            self._verify(device, first, hashes, errors)
         if self._hashes is not None and self._hashes.takes_hints:
-            self._note(runs, buffer, errors)
+            self._note(runs, buffer, hashes, errors)
         return errors
 
     def _verify(
         self,
         device: Device,
         first: int,
-        count: int,
-        buffer: memoryview,
+        hashes: list[int],
         errors: dict[int, BlockReadError],
     ) -> None:
+        """Add the errors of those blocks that could be read but have other hashes than they had."""
         assert self._checksums is not None
         size = self._block_size
         good_from = 0
-        for stop in [*sorted(errors), count]:
+        for stop in [*sorted(errors), len(hashes)]:
             if stop > good_from:
-                hashes = hash_blocks(buffer[good_from * size : stop * size], size)
                 start = device.first_block + first + good_from
-                for index in self._checksums.verify(start, hashes):
+                for index in self._checksums.verify(start, hashes[good_from:stop]):
                     at = good_from + index
                     text = f"{device.name}: checksum differs at byte {(first + at) * size}"
                     _log.error("%s", text)
@@ -167,8 +168,10 @@ class BlockReader:
         self,
         runs: list[tuple[int, int]],
         buffer: memoryview,
+        hashes: list[int] | None,
         errors: dict[int, BlockReadError],
     ) -> None:
+        """Note what was read of upstream for the first time; `hashes` None: not known yet."""
         assert self._hashes is not None
         size = self._block_size
         at = 0
@@ -178,8 +181,11 @@ class BlockReader:
                     begin = at + start - reference
                     if errors and any(begin <= bad < begin + part for bad in errors):
                         continue
-                    blocks = buffer[begin * size : (begin + part) * size]
-                    self._hashes.note_read(hash_blocks(blocks, size), range(start, start + part))
+                    if hashes is None:
+                        values = hash_blocks(buffer[begin * size : (begin + part) * size], size)
+                    else:
+                        values = hashes[begin : begin + part]
+                    self._hashes.note_read(values, range(start, start + part))
                     self._seen.add(start, part)
             at += length
 

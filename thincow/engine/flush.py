@@ -30,7 +30,7 @@ from thincow.engine.flush_resize import cut_upstreams, grow_upstreams, refuse_fi
 from thincow.engine.flush_selection import FlushSelector, Selection
 from thincow.engine.flush_steps import FlushTools, Pause, Step, settle
 from thincow.engine.flush_users import describe_waiting
-from thincow.engine.flush_write import BatchWrite
+from thincow.engine.flush_write import BatchWrite, new_buffers
 from thincow.engine.flush_writers import UpstreamWriters
 from thincow.engine.free_runs import Run
 from thincow.engine.runs import distinct, merge_numbers
@@ -41,6 +41,10 @@ from thincow.store.connection import DatabaseError
 
 _FEW: Final = 8
 """After a pass that flushed less than one in this many, what stands in the way may be copied."""
+
+_FEW_LEARNT: Final = 1 << 13
+_MUCH_LEARNT: Final = 1 << 17
+"""So many entries of a flush, which take long to hand over, wait until they are much, or all."""
 
 
 class Flush:
@@ -56,16 +60,17 @@ class Flush:
         self._map: BlockMap = tools.parts.block_map
         self._selector = FlushSelector(tools.reader, self._map)
         self._writers = UpstreamWriters(tools.disk, tools.parts.upstream)
+        self._buffers = new_buffers(tools.source.block_size)
         self._cuts_waiting: list[str] = []
         self._size = BatchSize(order, tools.source.block_size)
         self._changed = BlockRanges.of(())
         """Blocks that clients changed in this pass. They wait for the next one: only blocks that
         were dirty when it began have lost their hash entries."""
         self._bad = BadBlocks(tools.source)
-        self._sampled: set[int] = set()
+        self._sampled = np.empty(0, np.int64)
         self._drops_hashes = True
-        self._learnt: tuple[list[int], list[int]] = ([], [])
-        """Hashes and addresses of the last batch, to be committed beside the writes of the next."""
+        self._learnt: dict[int, int] = {}
+        """Hash -> address of the last batches, put together beside their writes."""
         self._saw_needed = False
         self.done = 0
         """Blocks flushed."""
@@ -93,7 +98,8 @@ class Flush:
             yield Pause.COMMIT
             reader = self._tools.reader
             self.total = self._count_dirty()
-            self._sampled = set(devices_table.load_fingerprints(reader))
+            sampled = devices_table.load_fingerprints(reader)
+            self._sampled = np.fromiter(sorted(sampled), np.int64, len(sampled))
             refuse_fixed_sizes(self._devices)
             yield from self._passes()
         except DatabaseError as error:
@@ -102,6 +108,7 @@ class Flush:
             code = error.errno or errno.EIO
             raise FlushError(f"cowdata cannot be written: {error.strerror}", code) from error
         finally:
+            self._note_learnt()
             hashes.learns_upstream = True
             self._map.watched = None
             self._writers.close()
@@ -217,10 +224,18 @@ class Flush:
             parts.upstream.mark(runs, drop_hashes=self._drops_hashes)
             self._drops_hashes = False
             yield from self._settle()
+            if not _FEW_LEARNT < len(self._learnt) < _MUCH_LEARNT:
+                self._note_learnt()
             work = BatchWrite(
-                device, batch.addresses, batch.references, self._tools.source, writer, unproved
+                device,
+                batch.addresses,
+                batch.references,
+                self._tools.source,
+                writer,
+                unproved,
+                self._buffers,
+                self._learnt,
             )
-            self._note_learnt()
             begin_s = time.monotonic()
             yield work
             self._take(device, work)
@@ -233,29 +248,24 @@ class Flush:
     def _take(self, device: Device, work: BatchWrite) -> None:
         """Change the map by what was written."""
         parts = self._tools.parts
-        is_good = np.ones(len(work.addresses), np.bool_)
-        is_good[work.addresses.searchsorted(sorted(work.bad))] = False
-        written = work.addresses[is_good]
+        written = work.written()
         is_touched = self._note_changes().contains(written)
         with self._map.unwatched():
             for start, length in merge_numbers(written[~is_touched]):
                 self._map.assign(start, [(start, length)])
         runs = merge_numbers(written)
         device.update(row := row_after_write(device.row, work.mtime_ns))
-        addresses = written.tolist()
-        sampled = self._sampled.intersection(addresses)
-        parts.upstream.written(runs, row, work.fingerprints(sampled))
-        self._learnt = (work.hashes[is_good].tolist(), addresses)
-        device.stats.flush_writes += len(addresses) - work.equal_blocks
+        parts.upstream.written(runs, row, work.fingerprints(self._sampled))
+        device.stats.flush_writes += len(written) - work.equal_blocks
         device.stats.flush_equal += work.equal_blocks
         device.stats.flush_errors += len(work.bad)
-        self.done += len(addresses)
+        self.done += len(written)
         self._bad.note_unwritten(work.bad)
         self._bad.forget(written)
 
     def _note_learnt(self) -> None:
-        learnt, self._learnt = self._learnt, ([], [])
-        self._tools.parts.hashes.note_flushed(*learnt)
+        learnt, self._learnt = self._learnt, {}
+        self._tools.parts.hashes.note_flushed(learnt)
 
     def _blocks_left(self) -> int:
         limit = self._order.max_blocks

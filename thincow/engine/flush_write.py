@@ -6,15 +6,17 @@ When a write fails, or the sync after them, everything is written again, and the
 are found by writing halves synchronously: a buffered error names no offset.
 """
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
-from xxhash import xxh3_64_intdigest
 
 from thincow.engine.block_ranges import BlockRanges
+from thincow.engine.block_reader import hash_blocks
 from thincow.engine.buffers import new_buffer
 from thincow.engine.device import Device
 from thincow.engine.flush_compare import held_upstream
@@ -23,9 +25,17 @@ from thincow.engine.runs import Int64Array, ReferenceCodec, merge_numbers, split
 from thincow.store.upstream_writer import UpstreamWriter
 
 _PIECE_BYTES = 1 << 20
-_DIFFERENT_PIECES = 8
+_PIECES_AHEAD = 3
+"""So many pieces may be ready while another is written."""
+_DIFFERENT_PIECES = 16
 """After so many pieces of which upstream held nothing, only one in as many is compared."""
 _CODEC = ReferenceCodec()
+
+
+def new_buffers(block_size: int) -> list[memoryview]:
+    """Return buffers for the pieces of batches of blocks, and one more to compare with."""
+    length = max(_PIECE_BYTES, block_size)
+    return [new_buffer(length) for _ in range(1 + _PIECES_AHEAD + 2)]
 
 
 @dataclass(slots=True)
@@ -39,45 +49,63 @@ class BatchWrite:
     writer: UpstreamWriter
     unproved: BlockRanges
     """Blocks that must not be compared with upstream."""
+    buffers: list[memoryview]
+    """As `new_buffers` makes them; for one batch at a time."""
+    learnt: dict[int, int]
+    """Unsigned hash -> address, to which those of the blocks that were written are added."""
     bad: dict[int, str] = field(default_factory=dict)
     """Addresses that were not written, and why."""
-    hashes: npt.NDArray[np.uint64] = field(init=False)
-    """Unsigned hash of each block; of those in `bad` that mean nothing."""
     equal_blocks: int = 0
     """How many blocks upstream held already."""
     mtime_ns: int | None = None
-    _scratch: memoryview = field(init=False)
+    _hashes: list[int] = field(init=False)
+    """Unsigned hash of each block; of those in `bad` that mean nothing."""
+    _runs: list[int] = field(init=False)
+    """Where runs of references begin, by index."""
     _different: int = 0
     """Pieces since the last one of which upstream held anything."""
 
     def __post_init__(self) -> None:
-        self.hashes = np.zeros(len(self.addresses), np.uint64)
-        self._scratch = new_buffer(max(_PIECE_BYTES, self.source.block_size))
+        self._hashes = [0] * len(self.addresses)
+        self._runs = split(_CODEC, self.references).tolist()
 
     def run(self) -> None:
         """Write and sync. What fails is left in `bad`."""
         if not self._write_all():
             self._find_bad_blocks()
+        if self.bad:
+            for value in [value for value, at in self.learnt.items() if at in self.bad]:
+                del self.learnt[value]
         self.mtime_ns = self.writer.mtime_ns()
 
-    def fingerprints(self, sampled: Iterable[int]) -> dict[int, int]:
-        """Return the signed hashes of some of the blocks that were written, by address."""
-        addresses = sorted(sampled)
-        values = self.hashes[np.searchsorted(self.addresses, addresses)].view(np.int64)
-        return dict(zip(addresses, values.tolist(), strict=True))
+    def written(self) -> Int64Array:
+        """Return the addresses of the blocks that were written."""
+        if not self.bad:
+            return self.addresses
+        is_good = np.ones(len(self.addresses), np.bool_)
+        is_good[self.addresses.searchsorted(sorted(self.bad))] = False
+        return self.addresses[is_good]
+
+    def fingerprints(self, sampled: Int64Array) -> dict[int, int]:
+        """Return the signed hashes of those of some blocks, ascending, that were written."""
+        places = np.minimum(self.addresses.searchsorted(sampled), len(self.addresses) - 1)
+        places = places[self.addresses[places] == sampled]
+        values = np.array([self._hashes[at] for at in places.tolist()], np.uint64).view(np.int64)
+        found = dict(zip(self.addresses[places].tolist(), values.tolist(), strict=True))
+        return {address: value for address, value in found.items() if address not in self.bad}
 
     def _write_all(self) -> bool:
         try:
-            # One piece is written while the next one is read, hashed and compared.
+            # While one piece is written, the next ones are read, hashed and compared.
             with ThreadPoolExecutor(1) as thread:
-                writing: Future[None] | None = None
+                writing: deque[Future[None]] = deque()
                 for first, buffer in self._pieces():
                     parts = self._differing(first, buffer)
-                    if writing is not None:
-                        writing.result()
-                    writing = thread.submit(self._write_parts, parts)
-                if writing is not None:
-                    writing.result()
+                    if len(writing) > _PIECES_AHEAD:
+                        writing.popleft().result()
+                    writing.append(thread.submit(self._write_parts, parts))
+                for done in writing:
+                    done.result()
             self.writer.sync()
         except OSError:
             self.equal_blocks = 0
@@ -96,7 +124,7 @@ class BatchWrite:
         self._different += 1
         if self._different > _DIFFERENT_PIECES and self._different % _DIFFERENT_PIECES:
             return [(first, buffer)]
-        is_held = held_upstream(self.source, first, buffer, self._scratch)
+        is_held = held_upstream(self.source, first, buffer, self.buffers[0])
         if not is_held.any():
             return [(first, buffer)]
         self._different = 0
@@ -130,36 +158,36 @@ class BatchWrite:
     def _pieces(self) -> Iterator[tuple[int, memoryview]]:
         """Go through the contents as (address of the first block, contents of blocks from there).
 
-        The contents are valid until the step after the next one, while the other buffer is used.
+        The contents are valid until the last of `_PIECES_AHEAD` + 2 further steps begins.
         """
         size = self.source.block_size
         most = max(1, _PIECE_BYTES // size)
-        buffer, other = new_buffer(most * size), new_buffer(most * size)
+        buffers = deque(self.buffers[1:])
         for run_start, run_length in merge_numbers(self.addresses):
             at = int(np.searchsorted(self.addresses, run_start))
             for low in range(at, at + run_length, most):
                 high = min(low + most, at + run_length)
                 is_handed_out = False
-                for piece in self._load(low, high, buffer[: (high - low) * size]):
+                for piece in self._load(low, high, buffers[0][: (high - low) * size]):
                     yield piece
                     is_handed_out = True
                 if is_handed_out:
-                    buffer, other = other, buffer
+                    buffers.rotate(-1)
 
     def _load(self, low: int, high: int, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
         size = self.source.block_size
-        references = self.references[low:high]
-        starts = split(_CODEC, references).tolist()
         unreadable = []
-        for start, end in zip(starts, [*starts[1:], high - low], strict=True):
-            part = buffer[start * size : end * size]
+        inner = self._runs[bisect_right(self._runs, low) : bisect_left(self._runs, high)]
+        for start, end in pairwise([low, *inner, high]):
+            part = buffer[(start - low) * size : (end - low) * size]
             try:
-                self.source.read(int(references[start]), end - start, part)
+                self.source.read(int(self.references[start]), end - start, part)
             except OSError:
-                unreadable += self._load_singly(low + start, low + end, part)
-        self.hashes[low:high] = [
-            xxh3_64_intdigest(buffer[at : at + size]) for at in range(0, len(buffer), size)
-        ]
+                unreadable += self._load_singly(start, end, part)
+        hashes = hash_blocks(buffer, size)
+        self._hashes[low:high] = hashes
+        address = int(self.addresses[low])
+        self.learnt.update(zip(hashes, range(address, address + high - low), strict=True))
         begin = 0
         for stop in [*unreadable, high]:
             index = stop - low

@@ -128,21 +128,23 @@ class HashIndex:
     def note_read(self, values: Collection[int], addresses: Collection[int]) -> None:
         """Record that contents with these hashes are at these places upstream."""
         if self.learns_upstream:
-            self.note_flushed(values, addresses)
+            self.note_flushed(dict(zip(values, addresses, strict=True)))
 
     def note_one_read(self, value: int, address: int) -> None:
         """Record as `note_read` does for one content."""
         if self.learns_upstream and value != self.zero_hash:
             (self._staged if value in self._staged else self._waiting)[value] = address
 
-    def note_flushed(self, values: Collection[int], addresses: Collection[int]) -> None:
-        """Record contents that a flush wrote upstream and synced."""
-        entries = zip(values, addresses, strict=True)
-        if self._staged.keys().isdisjoint(values):
-            self._waiting.update(entries)
+    def note_flushed(self, entries: dict[int, int]) -> None:
+        """Record contents, hash -> address, that a flush wrote upstream and synced; keeps them."""
+        if self._staged.keys().isdisjoint(entries):
+            if self._waiting:
+                self._waiting.update(entries)
+            else:
+                self._waiting = entries
         else:
             # What the next commit puts into the COW store needs its entry, wherever that leads.
-            for value, address in entries:
+            for value, address in entries.items():
                 (self._staged if value in self._staged else self._waiting)[value] = address
         self._waiting.pop(self.zero_hash, None)
 

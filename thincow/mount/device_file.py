@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
@@ -81,6 +82,16 @@ class DeviceFiles:
         self._direct_io = direct_io
         self._cuts_when_opened = cuts_when_opened
         self._limiter = trio.CapacityLimiter(_MAX_FETCHES)
+        self._writers = Counter[int]()
+
+    @property
+    def open_for_writing(self) -> frozenset[int]:
+        """Ids of the devices of which the kernel may hold something that it has not sent yet.
+
+        That is what was changed in mapped memory, and it is sent before the file is closed, which
+        a mapping keeps open.
+        """
+        return frozenset(+self._writers)
 
     @property
     def is_awaited(self) -> bool:
@@ -101,7 +112,13 @@ class DeviceFiles:
         info = pyfuse3.FileInfo(
             fh=handle, direct_io=self._direct_io, keep_cache=not self._direct_io
         )
-        return DeviceHandle(self, node, node.device, info, syncs=syncs)
+        writes = flags & os.O_ACCMODE != os.O_RDONLY
+        self._writers[node.device.id] += writes
+        return DeviceHandle(self, node, node.device, info, syncs=syncs, writes=writes)
+
+    def note_closed(self, device: Device) -> None:
+        """Note that a handle that was opened for writing is gone."""
+        self._writers[device.id] -= 1
 
     async def read(self, device: Device, offset: int, length: int) -> bytes | memoryview:
         """Read; a view is valid only until the next call of the engine.
@@ -230,13 +247,21 @@ class DeviceHandle:
     """One open device file."""
 
     def __init__(
-        self, files: DeviceFiles, node: Node, device: Device, info: pyfuse3.FileInfo, *, syncs: bool
+        self,
+        files: DeviceFiles,
+        node: Node,
+        device: Device,
+        info: pyfuse3.FileInfo,
+        *,
+        syncs: bool,
+        writes: bool,
     ) -> None:
         self.info = info
         self._files = files
         self._node = node
         self._device = device
         self._syncs = syncs
+        self._writes = writes
 
     async def read(self, offset: int, length: int) -> bytes | memoryview:
         """Read up to `length` bytes."""
@@ -265,3 +290,5 @@ class DeviceHandle:
     def close(self) -> None:
         """Show that something was written through a mapping that was left."""
         self._files.show_time(self._node)
+        if self._writes:
+            self._files.note_closed(self._device)

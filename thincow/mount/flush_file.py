@@ -7,7 +7,7 @@ flush. Requests go on while a flush runs; another handle can cancel it.
 
 import errno
 import logging
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -21,6 +21,7 @@ from thincow.engine.flush_steps import Pause, Step
 from thincow.errors import RequestError, ThincowError
 from thincow.mount.client_sync import sync_files
 from thincow.mount.commit_scheduler import CommitScheduler
+from thincow.mount.device_file import DeviceFiles
 from thincow.mount.flush_words import CANCEL, parse_order, parse_order_of_devices
 
 _log = logging.getLogger(__name__)
@@ -33,11 +34,17 @@ class FlushRunner:
     """Goes through the steps of flushes, each in its proper place."""
 
     def __init__(
-        self, engine: Engine, scheduler: CommitScheduler, device_paths: Iterable[Path]
+        self,
+        engine: Engine,
+        scheduler: CommitScheduler,
+        files: DeviceFiles,
+        paths: Mapping[int, Path],
     ) -> None:
+        """Flush an engine, whose devices are shown as `files`, at `paths` by their ids."""
         self._engine = engine
         self._scheduler = scheduler
-        self._device_paths = [str(path) for path in device_paths]
+        self._files = files
+        self._paths = paths
         self._limiter = trio.CapacityLimiter(1)
         self.between_batches = trio.Lock()
         """Held by whoever wants no batch to be under way, and during each batch."""
@@ -149,8 +156,9 @@ class FlushRunner:
         with trio.CancelScope() as self._syncing:
             if self._is_ending:
                 flush.cancel()
-            if not flush.is_cancelled:
-                await sync_files(self._device_paths)
+            paths = [str(self._paths[number]) for number in sorted(self._files.open_for_writing)]
+            if paths and not flush.is_cancelled:
+                await sync_files(paths)
 
 
 @contextmanager

@@ -56,12 +56,6 @@ class FuseServer:
         self._scheduler = CommitScheduler(engine, engine.options.tuning.commit_interval_s)
         self._invalidator = PageCacheInvalidator()
         is_overlay = options.original is not None
-        devices = self._mount_point / "devs"
-        files = [devices / device.name for device in engine.devices]
-        self._flusher = FlushRunner(
-            engine, self._scheduler, [self._mount_point] if is_overlay else files
-        )
-        self._freezer = Freezer(engine, self._scheduler, self._flusher)
         self._device_files = device_files = DeviceFiles(
             engine,
             self._scheduler,
@@ -69,6 +63,13 @@ class FuseServer:
             direct_io=options.fuse.direct_io,
             cuts_when_opened=is_overlay,
         )
+        devices = self._mount_point / "devs"
+        paths = {
+            device.id: self._mount_point if is_overlay else devices / device.name
+            for device in engine.devices
+        }
+        self._flusher = FlushRunner(engine, self._scheduler, device_files, paths)
+        self._freezer = Freezer(engine, self._scheduler, self._flusher)
         controls = ControlFiles(engine, self._scheduler, self._flusher)
         self._operations = (
             _overlay_operations(engine, device_files, controls)

@@ -17,7 +17,7 @@ _REFUSALS: Final = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
 }
-_WRITEBACK_BYTES: Final = 1 << 20
+_WRITEBACK_BYTES: Final = 16 << 20
 
 
 class UpstreamWriter:
