@@ -155,9 +155,7 @@ class BlockWriter:
             self._hashes.note_stored(hashes[at : at + length], range(reference, reference + length))
         if self._checksums is not None:
             self._checksums.record(address, hashes)
-        last, length = plan.runs[-1]
-        follows = last + length if last >= 0 else None
-        self._deduplication.expect(address, address + count, follows)
+        self._deduplication.expect(address, address + count, plan.runs[-1])
         self._count(plan, count)
 
     def _store(

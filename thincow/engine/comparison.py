@@ -8,7 +8,8 @@ from thincow.engine.buffers import new_buffer
 from thincow.engine.contents import Contents
 from thincow.engine.fetch import Fetch, WouldBlock
 
-_FIRST_COMPARED_BLOCKS: Final = 8
+FIRST_BLOCKS: Final = 8
+"""So many blocks are compared first, where nothing is known of how long a run may be."""
 
 
 class Comparison:
@@ -21,11 +22,18 @@ class Comparison:
         self._buffer = new_buffer(max(1 << 20, block_size))
 
     def match(
-        self, reference: int, data: bytes, at: int, fetch: Fetch, limit: int | None = None
+        self,
+        reference: int,
+        data: bytes,
+        at: int,
+        fetch: Fetch,
+        limit: int | None = None,
+        first: int = FIRST_BLOCKS,
     ) -> int:
         """Return how many blocks of `data` from block `at` on equal those from `reference` on.
 
-        Only blocks that may be referred to count, and no more than `limit`.
+        Only blocks that may be referred to count, and no more than `limit`. The `first` ones are
+        read together, then as many as were equal so far: little is read of what differs.
 
         Raises:
             WouldBlock: when the fetch has to run first.
@@ -33,7 +41,7 @@ class Comparison:
         size = self._block_size
         limit = self._contents.referable(reference, limit or len(data) // size - at)
         done = 0
-        step = _FIRST_COMPARED_BLOCKS
+        step = first
         while done < limit:
             length = min(step, limit - done)
             content, bad = self._load(reference + done, length, fetch)
@@ -43,7 +51,7 @@ class Comparison:
             done += equal
             if equal < length:
                 break
-            step = limit
+            step = done
         return done
 
     def equal(self, reference: int, other: int, fetch: Fetch) -> bool:

@@ -12,9 +12,10 @@ from typing import Final
 from thincow.block_types import ZERO
 from thincow.engine.block_map import BlockMap
 from thincow.engine.block_reader import hash_blocks
-from thincow.engine.comparison import Comparison
+from thincow.engine.comparison import FIRST_BLOCKS, Comparison
 from thincow.engine.contents import Contents
 from thincow.engine.fetch import Fetch
+from thincow.engine.free_runs import Run
 from thincow.engine.hash_index import HashIndex
 from thincow.engine.look_back import LookBack
 from thincow.engine.seen_blocks import SeenBlocks
@@ -43,7 +44,8 @@ class Deduplication:
         self._seen = seen
         self._block_size = block_size
         self._zero_block = bytes(block_size)
-        self._expected: OrderedDict[int, int] = OrderedDict()
+        self._expected: OrderedDict[int, Run] = OrderedDict()
+        """Where a write ended -> what follows its last run, and the length of that."""
 
     def plan(self, address: int, data: bytes, fetch: Fetch) -> Plan:
         """Plan the write of whole blocks.
@@ -61,7 +63,8 @@ class Deduplication:
         at = 0
         expected = self._expected.get(address)
         if expected is not None:
-            at = plan.by_run = self._adopt(plan, address, 0, expected, data, fetch)
+            reference, first = expected
+            at = plan.by_run = self._adopt(plan, address, 0, reference, data, fetch, first)
             if at == count:
                 return plan
         hashes = plan.hashes = hash_blocks(data, self._block_size)
@@ -101,17 +104,18 @@ class Deduplication:
             and hashes.lookup(value) is None
         )
 
-    def expect(self, address: int, end: int, reference: int | None) -> None:
+    def expect(self, address: int, end: int, last: Run) -> None:
         """Remember where a write ended, so that the next one can go on with the run.
 
         Args:
             address: block address that the write began at.
             end: block address that follows it.
-            reference: what follows the place of its last block; None when that was stored anew.
+            last: its last run, as planned.
         """
         self._expected.pop(address, None)
-        if reference is not None:
-            self._expected[end] = reference
+        reference, length = last
+        if reference >= 0:
+            self._expected[end] = reference + length, length
             if len(self._expected) > _MAX_EXPECTED:
                 self._expected.popitem(last=False)
 
@@ -126,11 +130,18 @@ class Deduplication:
         return end
 
     def _adopt(
-        self, plan: Plan, address: int, at: int, reference: int, data: bytes, fetch: Fetch
+        self,
+        plan: Plan,
+        address: int,
+        at: int,
+        reference: int,
+        data: bytes,
+        fetch: Fetch,
+        first: int = FIRST_BLOCKS,
     ) -> int:
         """Plan a run of blocks as those at `reference`, or as their own; return its length."""
         own = address + at
-        length = self._comparison.match(reference, data, at, fetch)
+        length = self._comparison.match(reference, data, at, fetch, first=first)
         if length and reference != own and own in self._seen:
             own_length = self._comparison.match(own, data, at, fetch)
             if own_length:
