@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from thincow.engine import fsck, hash_index
+from thincow.engine import hash_index
 from thincow.engine.device import Device
 from thincow.engine.open_identity import examine_identity
 from thincow.engine.options import StoreOptions, hash_capacity
@@ -176,6 +176,9 @@ def _require_sound(disk: Disk, paths: StorePaths) -> None:
     if has_mark(paths.data_dir):
         log = paths.database.with_name(paths.database.name + "-wal")
         drop_cached_pages(disk, [paths.cowdata, paths.database, log])
+    # A store that was closed properly is opened without: it takes long to load.
+    from thincow.engine import fsck
+
     report = fsck.check_locked(paths.data_dir, paths.database.parent)
     if report.findings:
         first = report.findings[0]
