@@ -99,7 +99,7 @@ class HashIndex:
         in_memory = [
             entries
             for entries in (self._frozen, self._waiting, self._staged)
-            if not entries.keys().isdisjoint(values)
+            if entries and not entries.keys().isdisjoint(values)
         ]
         found: dict[int, int] = {}
         for entries in in_memory:
@@ -113,7 +113,7 @@ class HashIndex:
 
     def note_stored(self, values: Collection[int], references: Collection[int]) -> None:
         """Record that contents with these hashes are at these places in the COW store."""
-        if not self._waiting.keys().isdisjoint(values):
+        if self._waiting and not self._waiting.keys().isdisjoint(values):
             for value in values:
                 self._waiting.pop(value, None)
         self._staged.update(zip(values, references, strict=True))
@@ -137,7 +137,7 @@ class HashIndex:
 
     def note_flushed(self, entries: dict[int, int]) -> None:
         """Record contents, hash -> address, that a flush wrote upstream and synced; keeps them."""
-        if self._staged.keys().isdisjoint(entries):
+        if not self._staged or self._staged.keys().isdisjoint(entries):
             if self._waiting:
                 self._waiting.update(entries)
             else:
