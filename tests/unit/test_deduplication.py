@@ -123,17 +123,39 @@ def test_run_is_compared_as_a_whole(served, disk):
     assert served.engine.statistics.blocks_dedup_run == 3
 
 
-def test_long_run_takes_two_reads(new_store, disk):
-    content = b"".join(number.to_bytes(4, "big") * (BLOCK // 4) for number in range(1, 201))
+def numbered(count: int) -> bytes:
+    """Return so many blocks that differ."""
+    return b"".join(number.to_bytes(4, "big") * (BLOCK // 4) for number in range(1, count + 1))
+
+
+def test_long_run_takes_few_reads_and_one_where_it_goes_on(new_store, disk):
+    content = numbered(400)
     store = new_store(disk=disk)
     store.add("a", content)
-    store.add("b", bytes(200 * BLOCK))
+    store.add("b", bytes(400 * BLOCK))
     store.open()
     store.read("a")
     disk.calls.clear()
-    store.write("b", 0, content)
-    assert len(disk.of("read", name="a")) <= 2
-    assert store.places("b") == [f"a {number}" for number in range(200)]
+    store.write("b", 0, content[: 200 * BLOCK])
+    assert len(disk.of("read", name="a")) <= 6
+    disk.calls.clear()
+    store.write("b", 200 * BLOCK, content[200 * BLOCK :])
+    assert len(disk.of("read", name="a")) == 1
+    assert store.places("b") == [f"a {number}" for number in range(400)]
+
+
+def test_short_runs_read_little_more_than_themselves(new_store, disk):
+    content = numbered(160)
+    store = new_store(disk=disk)
+    store.add("a", content)
+    store.add("b", bytes(160 * BLOCK))
+    store.open()
+    store.read("a")
+    runs = [content[at * BLOCK : (at + 16) * BLOCK] for at in range(0, 160, 16)]
+    disk.calls.clear()
+    store.write("b", 0, b"".join(reversed(runs)))
+    assert sum(call.length for call in disk.of("read", name="a")) <= 2 * len(content)
+    assert store.places("b")[:17] == [*(f"a {number}" for number in range(144, 160)), "a 128"]
 
 
 def test_run_goes_on_in_the_next_request(served):
