@@ -60,6 +60,19 @@ def test_changed_page_that_finds_no_space_fails_the_flush(mount: Mount) -> None:
     assert state(mount) == "clean"
 
 
+def test_page_that_found_no_space_when_its_mapping_went_fails_the_flush_once(mount: Mount) -> None:
+    old = os.urandom(BLOCKS * BLOCK)
+    mount.add("disk", old)
+    mount.start("--max-cow-blocks", "1")
+    write(mount, "disk", os.urandom(BLOCK))
+    with mapped(mount.devs / "disk") as memory:
+        memory[5 * BLOCK : 5 * BLOCK + 10] = os.urandom(10)
+    assert command(mount, "full\n") == errno.ENOSPC
+    assert upstream(mount) == {"disk": old}
+    assert command(mount, "full\n") == 0
+    assert state(mount) == "clean"
+
+
 @pytest.mark.parametrize(
     ("script", "reason"),
     [

@@ -10,10 +10,12 @@ import pytest
 from tests.support.engines import BLOCK, EngineStore, NewStore
 from tests.support.scripted_disk import ScriptedDisk
 from thincow.engine.flush_order import FlushOrder
+from thincow.engine.options import Tuning
 from thincow.errors import FlushError
 from thincow.store.disk import Disk
 
 BLOCKS = 32
+MIB = 1 << 20
 
 
 class ScratchedDisk(Disk):
@@ -261,3 +263,24 @@ class LateDisk(ScriptedDisk):
         if offset // BLOCK == self.bad and self._names[fd] == "a":
             self.mend()
             self.fail("sync_whole", "a", times=2)
+
+
+def test_entries_of_good_blocks_stay_where_one_cannot_be_read(
+    new_store: NewStore, disk: ScratchedDisk
+) -> None:
+    """More pieces than there are buffers: that of the bad block holds older contents."""
+    store = new_store(disk=disk)
+    blocks, bad, piece = 13_000, 12_000, MIB // BLOCK
+    content = random.Random(1).randbytes(blocks * BLOCK)
+    store.add("a", bytes(len(content)))
+    store.add("b", bytes(BLOCK))
+    store.open(tuning=Tuning())
+    for at in range(0, len(content), MIB):
+        store.write("a", at, content[at : at + MIB])
+    disk.bad = {("cowdata", bad)}
+    with pytest.raises(FlushError, match="byte"):
+        store.engine.flush.run(FlushOrder())
+    disk.bad.clear()
+    for number in range(bad % piece, bad, piece):
+        store.write("b", 0, content[number * BLOCK : (number + 1) * BLOCK])
+        assert store.places("b") == [f"a {number}"]

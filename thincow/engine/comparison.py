@@ -10,6 +10,8 @@ from thincow.engine.fetch import Fetch, WouldBlock
 
 FIRST_BLOCKS: Final = 8
 """So many blocks are compared first, where nothing is known of how long a run may be."""
+_GROWTH: Final = 3
+"""Each step may wait for a disk."""
 
 
 class Comparison:
@@ -33,7 +35,7 @@ class Comparison:
         """Return how many blocks of `data` from block `at` on equal those from `reference` on.
 
         Only blocks that may be referred to count, and no more than `limit`. The `first` ones are
-        read together, then as many as were equal so far: little is read of what differs.
+        read together, then more the more were equal so far: little is read of what differs.
 
         Raises:
             WouldBlock: when the fetch has to run first.
@@ -51,7 +53,7 @@ class Comparison:
             done += equal
             if equal < length:
                 break
-            step = done
+            step = _GROWTH * done
         return done
 
     def equal(self, reference: int, other: int, fetch: Fetch) -> bool:

@@ -45,7 +45,7 @@ class Deduplication:
         self._block_size = block_size
         self._zero_block = bytes(block_size)
         self._expected: OrderedDict[int, Run] = OrderedDict()
-        """Where a write ended -> what follows its last run, and the length of that."""
+        """Where a write ended -> what follows its last run, and how much to compare first."""
 
     def plan(self, address: int, data: bytes, fetch: Fetch) -> Plan:
         """Plan the write of whole blocks.
@@ -115,7 +115,7 @@ class Deduplication:
         self._expected.pop(address, None)
         reference, length = last
         if reference >= 0:
-            self._expected[end] = reference + length, length
+            self._expected[end] = reference + length, max(length, FIRST_BLOCKS)
             if len(self._expected) > _MAX_EXPECTED:
                 self._expected.popitem(last=False)
 

@@ -71,12 +71,25 @@ class BatchWrite:
 
     def run(self) -> None:
         """Write and sync. What fails is left in `bad`."""
-        if not self._write_all():
-            self._find_bad_blocks()
-        if self.bad:
-            for value in [value for value, at in self.learnt.items() if at in self.bad]:
-                del self.learnt[value]
-        self.mtime_ns = self.writer.mtime_ns()
+        has_ended = False
+        try:
+            if not self._write_all():
+                self._find_bad_blocks()
+            self.mtime_ns = self.writer.mtime_ns()
+            has_ended = True
+        finally:
+            if self.bad or not has_ended:
+                self._unlearn(learns_rest=has_ended)
+
+    def _unlearn(self, *, learns_rest: bool) -> None:
+        """Take back what was learnt of blocks that were not written, or of all in this batch."""
+        addresses = self.addresses.tolist()
+        ours = frozenset(addresses)
+        for value in [value for value, at in self.learnt.items() if at in ours]:
+            del self.learnt[value]
+        if learns_rest:
+            entries = zip(self._hashes, addresses, strict=True)
+            self.learnt.update(entry for entry in entries if entry[1] not in self.bad)
 
     def written(self) -> Int64Array:
         """Return the addresses of the blocks that were written."""
@@ -97,15 +110,18 @@ class BatchWrite:
     def _write_all(self) -> bool:
         try:
             # While one piece is written, the next ones are read, hashed and compared.
-            with ThreadPoolExecutor(1) as thread:
-                writing: deque[Future[None]] = deque()
+            thread = ThreadPoolExecutor(1)
+            writing: deque[Future[None]] = deque()
+            try:
                 for first, buffer in self._pieces():
                     parts = self._differing(first, buffer)
                     if len(writing) > _PIECES_AHEAD:
                         writing.popleft().result()
                     writing.append(thread.submit(self._write_parts, parts))
-                for done in writing:
-                    done.result()
+                while writing:
+                    writing.popleft().result()
+            finally:
+                thread.shutdown(cancel_futures=True)
             self.writer.sync()
         except OSError:
             self.equal_blocks = 0

@@ -83,15 +83,20 @@ class DeviceFiles:
         self._cuts_when_opened = cuts_when_opened
         self._limiter = trio.CapacityLimiter(_MAX_FETCHES)
         self._writers = Counter[int]()
+        self._refused: set[int] = set()  # devices for which a write failed, unseen perhaps
 
     @property
-    def open_for_writing(self) -> frozenset[int]:
-        """Ids of the devices of which the kernel may hold something that it has not sent yet.
+    def to_sync(self) -> frozenset[int]:
+        """Ids of the devices that have to be synced so that nothing a client wrote is left out.
 
-        That is what was changed in mapped memory, and it is sent before the file is closed, which
-        a mapping keeps open.
+        Of what was changed in mapped memory the kernel sends the rest before the file is closed,
+        which a mapping keeps open; that this failed it tells only whoever syncs the file next.
         """
-        return frozenset(+self._writers)
+        return frozenset(+self._writers) | self._refused
+
+    def note_synced(self, devices: frozenset[int]) -> None:
+        """Note that the kernel was asked to sync devices, and has told of what failed before."""
+        self._refused -= devices
 
     @property
     def is_awaited(self) -> bool:
@@ -164,6 +169,7 @@ class DeviceFiles:
         except PastEndError:
             raise
         except RequestError:
+            self._refused.add(device.id)
             self._forget_cached(node)
             raise
         self._scheduler.note_change()
@@ -289,6 +295,6 @@ class DeviceHandle:
 
     def close(self) -> None:
         """Show that something was written through a mapping that was left."""
-        self._files.show_time(self._node)
         if self._writes:
             self._files.note_closed(self._device)
+        self._files.show_time(self._node)

@@ -18,7 +18,7 @@ import trio
 from thincow.engine.engine import Engine
 from thincow.engine.flush import Flush
 from thincow.engine.flush_steps import Pause, Step
-from thincow.errors import RequestError, ThincowError
+from thincow.errors import FlushError, RequestError, ThincowError
 from thincow.mount.client_sync import sync_files
 from thincow.mount.commit_scheduler import CommitScheduler
 from thincow.mount.device_file import DeviceFiles
@@ -156,9 +156,14 @@ class FlushRunner:
         with trio.CancelScope() as self._syncing:
             if self._is_ending:
                 flush.cancel()
-            paths = [str(self._paths[number]) for number in sorted(self._files.open_for_writing)]
-            if paths and not flush.is_cancelled:
-                await sync_files(paths)
+            devices = self._files.to_sync
+            if devices and not flush.is_cancelled:
+                try:
+                    await sync_files([str(self._paths[number]) for number in sorted(devices)])
+                except FlushError:
+                    self._files.note_synced(devices)
+                    raise
+                self._files.note_synced(devices)
 
 
 @contextmanager
