@@ -43,11 +43,17 @@ def test_page_that_was_changed_in_memory_is_flushed(mount: Mount) -> None:
     assert state(mount) == "clean"
 
 
-def test_changed_page_that_finds_no_space_fails_the_flush(mount: Mount) -> None:
+def start_without_room(mount: Mount) -> bytes:
+    """Mount a disk, all of whose room for new contents is taken; return what it holds upstream."""
     old = os.urandom(BLOCKS * BLOCK)
     mount.add("disk", old)
     mount.start("--max-cow-blocks", "1")
     write(mount, "disk", os.urandom(BLOCK))
+    return old
+
+
+def test_changed_page_that_finds_no_space_fails_the_flush(mount: Mount) -> None:
+    old = start_without_room(mount)
     with mapped(mount.devs / "disk") as memory:
         memory[5 * BLOCK : 5 * BLOCK + 10] = os.urandom(10)
         assert command(mount, "full\n") == errno.ENOSPC
@@ -61,10 +67,7 @@ def test_changed_page_that_finds_no_space_fails_the_flush(mount: Mount) -> None:
 
 
 def test_page_that_found_no_space_when_its_mapping_went_fails_the_flush_once(mount: Mount) -> None:
-    old = os.urandom(BLOCKS * BLOCK)
-    mount.add("disk", old)
-    mount.start("--max-cow-blocks", "1")
-    write(mount, "disk", os.urandom(BLOCK))
+    old = start_without_room(mount)
     with mapped(mount.devs / "disk") as memory:
         memory[5 * BLOCK : 5 * BLOCK + 10] = os.urandom(10)
     assert command(mount, "full\n") == errno.ENOSPC

@@ -123,18 +123,22 @@ def test_run_is_compared_as_a_whole(served, disk):
     assert served.engine.statistics.blocks_dedup_run == 3
 
 
-def numbered(count: int) -> bytes:
-    """Return so many blocks that differ."""
-    return b"".join(number.to_bytes(4, "big") * (BLOCK // 4) for number in range(1, count + 1))
+def store_with_numbered(new_store, disk, count):
+    """Return a store with a device a of blocks that all differ, and were read, and that content.
+
+    A device b of the same size is empty.
+    """
+    content = b"".join(number.to_bytes(4, "big") * (BLOCK // 4) for number in range(1, count + 1))
+    store = new_store(disk=disk)
+    store.add("a", content)
+    store.add("b", bytes(len(content)))
+    store.open()
+    store.read("a")
+    return store, content
 
 
 def test_long_run_takes_few_reads_and_one_where_it_goes_on(new_store, disk):
-    content = numbered(400)
-    store = new_store(disk=disk)
-    store.add("a", content)
-    store.add("b", bytes(400 * BLOCK))
-    store.open()
-    store.read("a")
+    store, content = store_with_numbered(new_store, disk, 400)
     disk.calls.clear()
     store.write("b", 0, content[: 200 * BLOCK])
     assert len(disk.of("read", name="a")) <= 6
@@ -145,12 +149,7 @@ def test_long_run_takes_few_reads_and_one_where_it_goes_on(new_store, disk):
 
 
 def test_short_runs_read_little_more_than_themselves(new_store, disk):
-    content = numbered(160)
-    store = new_store(disk=disk)
-    store.add("a", content)
-    store.add("b", bytes(160 * BLOCK))
-    store.open()
-    store.read("a")
+    store, content = store_with_numbered(new_store, disk, 160)
     runs = [content[at * BLOCK : (at + 16) * BLOCK] for at in range(0, 160, 16)]
     disk.calls.clear()
     store.write("b", 0, b"".join(reversed(runs)))
