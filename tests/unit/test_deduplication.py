@@ -105,6 +105,16 @@ def test_own_place_is_preferred_to_a_copy_in_the_cow_store(served):
     assert served.places("a")[0] == "own"
 
 
+def test_what_is_stored_already_is_not_compared_with_its_own_place(served, disk):
+    served.read("a")
+    served.write_blocks("a", 0, "wxyz")
+    disk.calls.clear()
+    served.write_blocks("a", 0, "wx")
+    served.write_blocks("a", 2, "yz")
+    assert disk.of("read", name="a") == []
+    assert served.live_cow_blocks() == 4
+
+
 def test_upstream_is_recorded_in_the_place_of_a_copy(served):
     served.write_blocks("b", 0, "a")
     served.engine.commit()

@@ -2,14 +2,14 @@
 
 For each block, in this order: the place that follows the one of the block before it (a run), zero,
 the place recorded for its hash. A place counts only after the bytes were compared equal. Where a
-match begins, the block's own upstream place is tried too when it is known to have been read: to be
+match upstream begins, the block's own place is tried too when it is known to have been read: to be
 clean again is best of all. What was never seen costs lookups, no reads.
 """
 
 from collections import OrderedDict
 from typing import Final
 
-from thincow.block_types import ZERO
+from thincow.block_types import COW_BASE, ZERO
 from thincow.engine.block_map import BlockMap
 from thincow.engine.block_reader import hash_blocks
 from thincow.engine.comparison import FIRST_BLOCKS, Comparison
@@ -142,7 +142,8 @@ class Deduplication:
         """Plan a run of blocks as those at `reference`, or as their own; return its length."""
         own = address + at
         length = self._comparison.match(reference, data, at, fetch, first=first)
-        if length and reference != own and own in self._seen:
+        # What was seen upstream has its entry there: a place in the COW store was found without.
+        if length and reference < COW_BASE and reference != own and own in self._seen:
             own_length = self._comparison.match(own, data, at, fetch)
             if own_length:
                 reference, length = own, own_length
