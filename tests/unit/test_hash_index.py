@@ -80,6 +80,28 @@ def test_many_entries_are_found_wherever_they_are(bench):
     assert bench.index.lookup_many([]) == {}
 
 
+def test_each_of_very_many_entries_is_found_in_whatever_epoch(bench):
+    choose = random.Random(3)
+    values = [choose.getrandbits(64) for _ in range(9000)]
+    places = dict(zip(values, range(COW, COW + 9000), strict=True))
+
+    def note(low: int, high: int) -> None:
+        part = values[low:high]
+        bench.index.note_stored(part, [places[value] for value in part])
+
+    note(0, 4500)
+    for value in values[4500:4600]:
+        bench.index.note_one_stored(value, places[value])
+    assert bench.index.lookup_many(values) == dict(list(places.items())[:4600])
+    frozen = bench.index.freeze()
+    note(4600, 9000)
+    assert bench.index.lookup_many(values) == places
+    bench.index.merge_back(frozen)
+    assert bench.index.lookup_many(values) == places
+    others = [choose.getrandbits(64) for _ in range(9000)]
+    assert bench.index.lookup_many(others) == {}
+
+
 def test_newer_entry_hides_an_older_one(bench):
     bench.note((1, COW))
     frozen = bench.index.freeze()

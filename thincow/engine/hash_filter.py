@@ -8,7 +8,6 @@ larger, beside the old one. What the table has evicted leaves its bits behind un
 because bits are only ever set, and before the entries can be seen.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -20,7 +19,7 @@ from thincow.store.connection import Connection
 _SIGN: Final = 1 << 63
 _MODULUS: Final = 1 << 64
 _LARGEST: Final = _SIGN - 1
-_MIN_PREFIX_BITS: Final = 23
+_MIN_PREFIX_BITS: Final = 25
 _MAX_PREFIX_BITS: Final = 32
 _PREFIXES_AN_ENTRY: Final = 8
 _CROWDED: Final = 3
@@ -36,7 +35,7 @@ class HashFilter:
         self._serving = self._sized_for(entries)
         if entries == 0:
             self._serving.built_to = _LARGEST
-        self._next: _Bits | None = None
+        self._next: PrefixBits | None = None
 
     def may_have(self, value: int) -> bool:
         """Tell whether the table may have an entry for an unsigned hash."""
@@ -45,11 +44,6 @@ class HashFilter:
         if bits.cells[prefix >> 3] >> (prefix & 7) & 1:
             return True
         return (value - _MODULUS if value >= _SIGN else value) > bits.built_to
-
-    def candidates(self, values: Sequence[int]) -> Int64Array:
-        """Return those of unsigned hashes that the table may have, as signed ones."""
-        hashes = np.array(values, np.uint64).view(np.int64)
-        return hashes[self.may_have_each(hashes)]
 
     def may_have_each(self, hashes: Int64Array) -> BoolArray:
         """Tell of each of some signed hashes whether the table may have it."""
@@ -82,12 +76,12 @@ class HashFilter:
         if last is None:
             self._serving, self._next = bits, None
 
-    def _sized_for(self, entries: int) -> "_Bits":
+    def _sized_for(self, entries: int) -> "PrefixBits":
         wanted = (entries * _PREFIXES_AN_ENTRY).bit_length()
-        return _Bits(min(max(wanted, self._min_prefix_bits), _MAX_PREFIX_BITS))
+        return PrefixBits(min(max(wanted, self._min_prefix_bits), _MAX_PREFIX_BITS))
 
 
-class _Bits:
+class PrefixBits:
     """A bit for each prefix. Entries with signed hashes up to `built_to` are in it."""
 
     def __init__(self, prefix_bits: int) -> None:
@@ -114,9 +108,11 @@ class _Bits:
         return result
 
     def add(self, hashes: Int64Array) -> None:
+        """Add signed hashes."""
         self._set(hashes.view(np.uint64) >> np.uint64(self.shift))
 
     def add_one(self, value: int) -> None:
+        """Add one hash, signed or not."""
         prefix = (value & (_MODULUS - 1)) >> self.shift
         self.cells[prefix >> 3] |= 1 << (prefix & 7)
         self._added += 1

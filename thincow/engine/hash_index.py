@@ -16,6 +16,7 @@ from xxhash import xxh3_64_intdigest
 from thincow.block_types import COW_BASE
 from thincow.engine.hash_filter import HashFilter
 from thincow.engine.runs import Int64Array
+from thincow.engine.staged_entries import StagedEntries
 from thincow.store import hashes_table
 from thincow.store.connection import Connection
 
@@ -27,10 +28,18 @@ _FEW = 8
 
 @dataclass(frozen=True, slots=True)
 class FrozenHashes:
-    """Entries of a frozen epoch; those in `replacing` are known to be in the table."""
+    """Entries of a frozen epoch, hash -> reference; those in `replacing` are in the table.
 
-    staged: dict[int, int]
+    `stored` are of contents that the epoch put into the COW store, `hints` of what is upstream.
+    """
+
+    stored: dict[int, int]
+    hints: dict[int, int]
     replacing: set[int]
+
+    def __len__(self) -> int:
+        """Return the number of entries."""
+        return len(self.stored) + len(self.hints)
 
 
 class HashIndex:
@@ -49,10 +58,12 @@ class HashIndex:
         Once `max_staged` entries wait for a commit, `takes_hints` asks readers for no more.
         """
         self._reader = reader
-        self._staged: dict[int, int] = {}
-        self._waiting: dict[int, int] = {}
+        self._stored = StagedEntries()
+        self._hints: dict[int, int] = {}
+        self._hints_hurry = False
         self._replacing: set[int] = set()
-        self._frozen: dict[int, int] = {}
+        self._frozen_stored = StagedEntries()
+        self._frozen_hints: dict[int, int] = {}
         self._max_staged = max_staged
         self.capacity = capacity
         self.filter = HashFilter(entries)
@@ -63,12 +74,12 @@ class HashIndex:
     @property
     def staged_entries(self) -> int:
         """Number of entries that wait for a commit."""
-        return len(self._staged) + len(self._waiting)
+        return len(self._stored) + len(self._hints)
 
     @property
     def has_stored(self) -> bool:
         """Whether there are entries that the next commit must take along."""
-        return bool(self._staged)
+        return bool(self._stored) or (self._hints_hurry and bool(self._hints))
 
     @property
     def takes_hints(self) -> bool:
@@ -85,45 +96,49 @@ class HashIndex:
 
     def lookup(self, value: int) -> int | None:
         """Return the reference recorded for a hash."""
-        found = self._staged.get(value)
-        if found is None:
-            found = self._waiting.get(value)
-        if found is None:
-            found = self._frozen.get(value)
-        if found is None and self.filter.may_have(value):
-            found = hashes_table.lookup(self._reader, value - _MODULUS if value >= _SIGN else value)
-        return found
+        for entries in (
+            self._stored.entries,
+            self._hints,
+            self._frozen_stored.entries,
+            self._frozen_hints,
+        ):
+            if entries and (found := entries.get(value)) is not None:
+                return found
+        if self.filter.may_have(value):
+            return hashes_table.lookup(self._reader, value - _MODULUS if value >= _SIGN else value)
+        return None
 
     def lookup_many(self, values: Sequence[int]) -> dict[int, int]:
         """Return hash -> reference for those hashes that are known."""
-        in_memory = [
-            entries
-            for entries in (self._frozen, self._waiting, self._staged)
-            if entries and not entries.keys().isdisjoint(values)
-        ]
+        hashes = np.array(values, np.uint64).view(np.int64)
         found: dict[int, int] = {}
-        for entries in in_memory:
-            found |= {value: entries[value] for value in values if value in entries}
-        unknown = [value for value in values if value not in found] if found else values
-        candidates = self.filter.candidates(unknown)
+        candidates = hashes[self.filter.may_have_each(hashes)]
         if len(candidates):
             stored = hashes_table.lookup_many(self._reader, candidates)
-            found |= {key % _MODULUS: reference for key, reference in stored.items()}
+            found = {key % _MODULUS: reference for key, reference in stored.items()}
+        for hints, staged in (
+            (self._frozen_hints, self._frozen_stored),
+            (self._hints, self._stored),
+        ):
+            if hints and not hints.keys().isdisjoint(values):
+                found |= {value: hints[value] for value in values if value in hints}
+            if staged:
+                found |= staged.among(values, hashes)
         return found
 
     def note_stored(self, values: Collection[int], references: Collection[int]) -> None:
         """Record that contents with these hashes are at these places in the COW store."""
-        if self._waiting and not self._waiting.keys().isdisjoint(values):
+        if self._hints and not self._hints.keys().isdisjoint(values):
             for value in values:
-                self._waiting.pop(value, None)
-        self._staged.update(zip(values, references, strict=True))
-        self._staged.pop(self.zero_hash, None)
+                self._hints.pop(value, None)
+        self._stored.note(values, references)
+        self._stored.entries.pop(self.zero_hash, None)
 
     def note_one_stored(self, value: int, reference: int) -> None:
         """Record as `note_stored` does for one content."""
         if value != self.zero_hash:
-            self._waiting.pop(value, None)
-            self._staged[value] = reference
+            self._hints.pop(value, None)
+            self._stored.note_one(value, reference)
 
     def note_read(self, values: Collection[int], addresses: Collection[int]) -> None:
         """Record that contents with these hashes are at these places upstream."""
@@ -133,20 +148,22 @@ class HashIndex:
     def note_one_read(self, value: int, address: int) -> None:
         """Record as `note_read` does for one content."""
         if self.learns_upstream and value != self.zero_hash:
-            (self._staged if value in self._staged else self._waiting)[value] = address
+            stored = self._stored.entries
+            (stored if value in stored else self._hints)[value] = address
 
     def note_flushed(self, entries: dict[int, int]) -> None:
         """Record contents, hash -> address, that a flush wrote upstream and synced; keeps them."""
-        if not self._staged or self._staged.keys().isdisjoint(entries):
-            if self._waiting:
-                self._waiting.update(entries)
+        stored = self._stored.entries
+        if not stored or stored.keys().isdisjoint(entries):
+            if self._hints:
+                self._hints.update(entries)
             else:
-                self._waiting = entries
+                self._hints = entries
         else:
             # What the next commit puts into the COW store needs its entry, wherever that leads.
             for value, address in entries.items():
-                (self._staged if value in self._staged else self._waiting)[value] = address
-        self._waiting.pop(self.zero_hash, None)
+                (stored if value in stored else self._hints)[value] = address
+        self._hints.pop(self.zero_hash, None)
 
     def note_copied(self, values: Collection[int], references: Collection[int]) -> None:
         """Record copies in the COW store, in place of what is upstream and to be overwritten."""
@@ -158,29 +175,31 @@ class HashIndex:
         self._replacing.add(value)
 
     def hurry(self) -> None:
-        """Let no entry wait any longer than the next commit."""
-        self._staged = self._waiting | self._staged if self._staged else self._waiting
-        self._waiting = {}
+        """Let no entry of so far wait any longer than the next commit."""
+        self._hints_hurry = True
 
     def freeze(self, *, is_awaited: bool = False) -> FrozenHashes:
         """End the epoch and return its entries; while somebody waits, without those that can."""
-        if not is_awaited:
-            self.hurry()
-        left = self._replacing & self._waiting.keys()
-        frozen = FrozenHashes(self._staged, self._replacing - left)
-        self._frozen = self._staged
-        self._staged = {}
+        self._frozen_stored, self._stored = self._stored, StagedEntries()
+        if self._hints_hurry or not is_awaited:
+            self._frozen_hints, self._hints = self._hints, {}
+        self._hints_hurry = False
+        left = self._replacing & self._hints.keys()
+        frozen = FrozenHashes(
+            self._frozen_stored.entries, self._frozen_hints, self._replacing - left
+        )
         self._replacing = left
         return frozen
 
     def settle(self) -> None:
         """Note that the frozen entries are in the table."""
-        self._frozen = {}
+        self._frozen_stored, self._frozen_hints = StagedEntries(), {}
 
     def merge_back(self, frozen: FrozenHashes) -> None:
         """Take back the entries of an epoch whose commit failed."""
-        self._frozen = {}
-        self._staged = frozen.staged | self._staged
+        self.settle()
+        self._hints = frozen.hints | self._hints
+        self._stored = StagedEntries(frozen.stored | self._stored.entries)
         self._replacing |= frozen.replacing
 
 
@@ -205,7 +224,7 @@ def write(
     Returns:
         The number of entries in the table afterwards.
     """
-    fresh = frozen.staged
+    fresh = frozen.hints | frozen.stored if frozen.hints else frozen.stored
     is_simple = not frozen.replacing and len(fresh) <= _FEW
     if is_simple and all(reference >= COW_BASE for reference in fresh.values()):
         for value, reference in fresh.items():
