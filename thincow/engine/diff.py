@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from thincow.block_types import COW_BASE, DEVICE_SHIFT, MAX_DEVICE_BLOCKS, ZERO
+from thincow.engine.buffers import new_buffer
 from thincow.engine.flush_source import Source
 from thincow.engine.map_runs import RunStream, Segments, fill_with_zeros, walk
 from thincow.store.columns import ExtentColumns, IntColumn
@@ -166,9 +167,9 @@ class _Comparison:
 
 
 def _read(source: Source, reference: int, count: int) -> bytes | None:
-    buffer = bytearray(count * source.block_size)
+    buffer = new_buffer(count * source.block_size)
     try:
-        source.read(reference, count, memoryview(buffer))
+        source.read(reference, count, buffer)
     except (OSError, KeyError):
         return None
     return bytes(buffer)

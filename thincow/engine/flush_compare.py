@@ -20,9 +20,7 @@ _EXTENTS_AT_ONCE: Final = 256
 """So many neighbours are passed over together when upstream is in memory for none of them."""
 
 
-def held_upstream(
-    source: Source, address: int, data: bytearray | memoryview, scratch: memoryview
-) -> BoolArray:
+def held_upstream(source: Source, address: int, data: memoryview, scratch: memoryview) -> BoolArray:
     """Tell of each block of some contents whether upstream blocks from `address` on hold it.
 
     `scratch` has room for as much.
@@ -53,17 +51,20 @@ def count_held_upstream(
     is_proved = unproved.overlap(firsts, lengths) == 0
     columns = firsts[is_proved], lengths[is_proved], references[is_proved]
     equal = 0
-    scratch = new_buffer(max(_PIECE_BYTES, source.block_size))
+    length = max(_PIECE_BYTES, source.block_size)
+    buffers = new_buffer(length), new_buffer(length)
     for low in range(0, len(columns[0]), _EXTENTS_AT_ONCE):
         part = [column[low : low + _EXTENTS_AT_ONCE].tolist() for column in columns]
         start, end = part[0][0], part[0][-1] + part[1][-1]
         if not source.has_none(start, end - start):
             for extent in zip(*part, strict=True):
-                equal += _count_held(source, extent, scratch)
+                equal += _count_held(source, extent, *buffers)
     return equal
 
 
-def _count_held(source: Source, extent: tuple[int, int, int], scratch: memoryview) -> int:
+def _count_held(
+    source: Source, extent: tuple[int, int, int], content: memoryview, scratch: memoryview
+) -> int:
     first, length, reference = extent
     most = max(1, _PIECE_BYTES // source.block_size)
     step = 0 if reference < 0 else 1
@@ -72,9 +73,9 @@ def _count_held(source: Source, extent: tuple[int, int, int], scratch: memoryvie
         count = min(most, length - at)
         if source.has_none(first + at, count):
             continue
-        data = bytearray(count * source.block_size)
+        data = content[: count * source.block_size]
         try:
-            is_read = source.peek(reference + step * at, count, memoryview(data))
+            is_read = source.peek(reference + step * at, count, data)
         except OSError:
             is_read = False
         if is_read:

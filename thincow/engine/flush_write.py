@@ -253,14 +253,14 @@ class PieceRead:
     reference: int
     length: int
     source: Source
-    data: bytearray = field(default_factory=bytearray)
+    data: memoryview = field(default_factory=lambda: memoryview(b""))
     error: str | None = None
 
     def run(self) -> None:
         """Read. A failure is left in `error`."""
-        self.data = bytearray(self.length * self.source.block_size)
+        self.data = new_buffer(self.length * self.source.block_size)
         try:
-            self.source.read(self.reference, self.length, memoryview(self.data))
+            self.source.read(self.reference, self.length, self.data)
         except OSError as error:
             self.error = _reason(error)
 
