@@ -44,7 +44,7 @@ class Bench:
     def note(self, *entries: tuple[int, int]) -> None:
         for value, place in entries:
             if place < COW_BASE:
-                self.index.note_read([value], [place])
+                self.index.note_read([value], place)
             else:
                 self.index.note_stored([value], [place])
 
@@ -100,6 +100,39 @@ def test_each_of_very_many_entries_is_found_in_whatever_epoch(bench):
     assert bench.index.lookup_many(values) == places
     others = [choose.getrandbits(64) for _ in range(9000)]
     assert bench.index.lookup_many(others) == {}
+
+
+def test_runs_of_what_was_read_are_found_and_stored_without_zeros(bench):
+    zero = bench.index.zero_hash
+    bench.index.note_read([zero] * 3, UPSTREAM + 100)
+    assert bench.index.staged_entries == 0
+    bench.index.note_read([5, zero, HIGH, 5], UPSTREAM)
+    frozen = bench.index.freeze()
+    bench.index.note_read([6, 7], UPSTREAM + 20)
+    expected = {HIGH: UPSTREAM + 2, 6: UPSTREAM + 20, 7: UPSTREAM + 21}
+    found = bench.index.lookup_many([5, 6, 7, zero, HIGH])
+    assert found.pop(5) in (UPSTREAM, UPSTREAM + 3)
+    assert found == expected
+    assert len(frozen.hints.runs) == 1  # the commit reads it meanwhile
+    bench.index.merge_back(frozen)
+    assert bench.index.lookup(zero) is None
+    assert bench.index.lookup(HIGH) == UPSTREAM + 2
+    bench.commit()
+    assert bench.entries == 4
+    found = bench.index.lookup_many([5, 6, 7, zero, HIGH])
+    assert found.pop(5) in (UPSTREAM, UPSTREAM + 3)
+    assert found == expected
+
+
+def test_stale_entry_is_replaced_by_a_place_in_a_run(bench):
+    bench.note((1, UPSTREAM), (2, COW))
+    bench.commit()
+    bench.index.note_stale(1)
+    bench.index.note_read([3, 1, 2], UPSTREAM + 50)
+    bench.commit()
+    expected = {3: UPSTREAM + 50, 1: UPSTREAM + 51, 2: UPSTREAM + 52}
+    assert bench.index.lookup_many([1, 2, 3]) == expected
+    assert bench.entries == 3
 
 
 def test_newer_entry_hides_an_older_one(bench):
@@ -176,7 +209,8 @@ def test_content_in_the_cow_store_has_an_entry_with_every_commit(bench, places):
         bench.note((1, place))
     assert bench.index.lookup(1) == places[1]
     bench.commit(is_awaited=True)
-    assert hashes_table.lookup(bench.db, 1) == places[1]
+    assert hashes_table.lookup(bench.db, 1) == COW
+    assert bench.index.lookup(1) == places[1]
     bench.commit()
     assert bench.entries == 1
     assert hashes_table.lookup(bench.db, 1) == places[1]

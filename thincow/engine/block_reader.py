@@ -185,7 +185,7 @@ class BlockReader:
                         values = hash_blocks(buffer[begin * size : (begin + part) * size], size)
                     else:
                         values = hashes[begin : begin + part]
-                    self._hashes.note_read(values, range(start, start + part))
+                    self._hashes.note_read(values, start)
                     self._seen.add(start, part)
             at += length
 

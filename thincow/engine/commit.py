@@ -85,7 +85,7 @@ class Commit:
             return True
         epoch = self.epoch
         windows = len(epoch.references) + len(epoch.counts) + len(epoch.checksums)
-        return windows <= _SMALL_WINDOWS and len(epoch.hashes) <= _SMALL_HASHES
+        return windows <= _SMALL_WINDOWS and epoch.hashes.count <= _SMALL_HASHES
 
     @property
     def is_busy(self) -> bool:
@@ -155,7 +155,7 @@ class Commit:
             self._write_upstream()
             checksum_rows.write(db, epoch.checksums, self.checksum_bits)
             facts: dict[str, str | int] = {"generation": self.generation}
-            is_lost = len(epoch.hashes) > 0 and not with_hashes
+            is_lost = epoch.hashes.count > 0 and not with_hashes
             for first, end in epoch.upstream.forgotten:
                 dropped = hashes_table.drop_upstream(db, first, end)
                 entries -= dropped
@@ -165,7 +165,7 @@ class Commit:
                 dropped = hashes_table.drop_overwritten(db)
                 entries -= dropped
                 is_lost |= dropped > 0
-            if with_hashes and len(epoch.hashes):
+            if with_hashes and epoch.hashes.count:
                 entries = hash_index.write(
                     db, epoch.hashes, self.hash_filter, entries, self.capacity, self.generation
                 )

@@ -216,7 +216,7 @@ class Engine:
         """
         if self._committer is None:
             return None
-        return self._committer.freeze(is_awaited=is_awaited and not self.hints_due)
+        return self._committer.freeze(is_awaited=is_awaited)
 
     def finish(self, commit: Commit) -> None:
         """Take the outcome of a commit that was run.

@@ -42,10 +42,6 @@ from thincow.store.connection import DatabaseError
 _FEW: Final = 8
 """After a pass that flushed less than one in this many, what stands in the way may be copied."""
 
-_FEW_LEARNT: Final = 1 << 13
-_MUCH_LEARNT: Final = 1 << 17
-"""So many entries of a flush, which take long to hand over, wait until they are much, or all."""
-
 
 class Flush:
     """One flush. `steps` may be gone through once."""
@@ -69,8 +65,6 @@ class Flush:
         self._bad = BadBlocks(tools.source)
         self._sampled = np.empty(0, np.int64)
         self._drops_hashes = True
-        self._learnt: dict[int, int] = {}
-        """Hash -> address of the last batches, put together beside their writes."""
         self._saw_needed = False
         self.done = 0
         """Blocks flushed."""
@@ -108,7 +102,6 @@ class Flush:
             code = error.errno or errno.EIO
             raise FlushError(f"cowdata cannot be written: {error.strerror}", code) from error
         finally:
-            self._note_learnt()
             hashes.learns_upstream = True
             self._map.watched = None
             self._writers.close()
@@ -128,7 +121,6 @@ class Flush:
             resized = yield from grow_upstreams(self._tools, self._devices, self._writers)
             for device in self._devices:
                 copied += yield from self._sweep(device, copied_blocks)
-            self._note_learnt()
             yield from self._settle()
             if not self.is_cancelled:
                 cuts = yield from cut_upstreams(self._tools, self._devices, self._writers)
@@ -224,8 +216,6 @@ class Flush:
             parts.upstream.mark(runs, drop_hashes=self._drops_hashes)
             self._drops_hashes = False
             yield from self._settle()
-            if not _FEW_LEARNT < len(self._learnt) < _MUCH_LEARNT:
-                self._note_learnt()
             work = BatchWrite(
                 device,
                 batch.addresses,
@@ -234,7 +224,6 @@ class Flush:
                 writer,
                 unproved,
                 self._buffers,
-                self._learnt,
             )
             begin_s = time.monotonic()
             yield work
@@ -254,6 +243,7 @@ class Flush:
             for start, length in merge_numbers(written[~is_touched]):
                 self._map.assign(start, [(start, length)])
         runs = merge_numbers(written)
+        parts.hashes.note_flushed(work.learnt())
         device.update(row := row_after_write(device.row, work.mtime_ns))
         parts.upstream.written(runs, row, work.fingerprints(self._sampled))
         device.stats.flush_writes += len(written) - work.equal_blocks
@@ -262,10 +252,6 @@ class Flush:
         self.done += len(written)
         self._bad.note_unwritten(work.bad)
         self._bad.forget(written)
-
-    def _note_learnt(self) -> None:
-        learnt, self._learnt = self._learnt, {}
-        self._tools.parts.hashes.note_flushed(learnt)
 
     def _blocks_left(self) -> int:
         limit = self._order.max_blocks

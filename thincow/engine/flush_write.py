@@ -21,6 +21,7 @@ from thincow.engine.buffers import new_buffer
 from thincow.engine.device import Device
 from thincow.engine.flush_compare import held_upstream
 from thincow.engine.flush_source import Source
+from thincow.engine.hint_entries import HashRun
 from thincow.engine.runs import Int64Array, ReferenceCodec, merge_numbers, split
 from thincow.store.upstream_writer import UpstreamWriter
 
@@ -51,8 +52,6 @@ class BatchWrite:
     """Blocks that must not be compared with upstream."""
     buffers: list[memoryview]
     """As `new_buffers` makes them; for one batch at a time."""
-    learnt: dict[int, int]
-    """Unsigned hash -> address, to which those of the blocks that were written are added."""
     bad: dict[int, str] = field(default_factory=dict)
     """Addresses that were not written, and why."""
     equal_blocks: int = 0
@@ -71,25 +70,18 @@ class BatchWrite:
 
     def run(self) -> None:
         """Write and sync. What fails is left in `bad`."""
-        has_ended = False
-        try:
-            if not self._write_all():
-                self._find_bad_blocks()
-            self.mtime_ns = self.writer.mtime_ns()
-            has_ended = True
-        finally:
-            if self.bad or not has_ended:
-                self._unlearn(learns_rest=has_ended)
+        if not self._write_all():
+            self._find_bad_blocks()
+        self.mtime_ns = self.writer.mtime_ns()
 
-    def _unlearn(self, *, learns_rest: bool) -> None:
-        """Take back what was learnt of blocks that were not written, or of all in this batch."""
-        addresses = self.addresses.tolist()
-        ours = frozenset(addresses)
-        for value in [value for value, at in self.learnt.items() if at in ours]:
-            del self.learnt[value]
-        if learns_rest:
-            entries = zip(self._hashes, addresses, strict=True)
-            self.learnt.update(entry for entry in entries if entry[1] not in self.bad)
+    def learnt(self) -> list[HashRun]:
+        """Return the hashes of the blocks that were written."""
+        runs = merge_numbers(self.written())
+        places = self.addresses.searchsorted([start for start, _ in runs]).tolist()
+        return [
+            HashRun(self._hashes[at : at + length], start)
+            for at, (start, length) in zip(places, runs, strict=True)
+        ]
 
     def written(self) -> Int64Array:
         """Return the addresses of the blocks that were written."""
@@ -200,10 +192,7 @@ class BatchWrite:
                 self.source.read(int(self.references[start]), end - start, part)
             except OSError:
                 unreadable += self._load_singly(start, end, part)
-        hashes = hash_blocks(buffer, size)
-        self._hashes[low:high] = hashes
-        address = int(self.addresses[low])
-        self.learnt.update(zip(hashes, range(address, address + high - low), strict=True))
+        self._hashes[low:high] = hash_blocks(buffer, size)
         begin = 0
         for stop in [*unreadable, high]:
             index = stop - low

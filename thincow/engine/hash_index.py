@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from thincow.block_types import COW_BASE
 from thincow.engine.hash_filter import HashFilter
+from thincow.engine.hint_entries import FrozenHints, HashRun, HintEntries
 from thincow.engine.runs import Int64Array
 from thincow.engine.staged_entries import StagedEntries
 from thincow.store import hashes_table
@@ -34,12 +34,10 @@ class FrozenHashes:
     """
 
     stored: dict[int, int]
-    hints: dict[int, int]
+    hints: FrozenHints
     replacing: set[int]
-
-    def __len__(self) -> int:
-        """Return the number of entries."""
-        return len(self.stored) + len(self.hints)
+    count: int
+    """How many there are."""
 
 
 class HashIndex:
@@ -58,18 +56,18 @@ class HashIndex:
         Once `max_staged` entries wait for a commit, `takes_hints` asks readers for no more.
         """
         self._reader = reader
+        self.zero_hash: int = xxh3_64_intdigest(bytes(block_size))
         self._stored = StagedEntries()
-        self._hints: dict[int, int] = {}
+        self._hints = HintEntries(self.zero_hash)
         self._hints_hurry = False
         self._replacing: set[int] = set()
         self._frozen_stored = StagedEntries()
-        self._frozen_hints: dict[int, int] = {}
+        self._frozen_hints = HintEntries(self.zero_hash)
         self._max_staged = max_staged
         self.capacity = capacity
         self.filter = HashFilter(entries)
         self.learns_upstream = True
         """False while a flush runs: what is upstream is going to be overwritten."""
-        self.zero_hash: int = xxh3_64_intdigest(bytes(block_size))
 
     @property
     def staged_entries(self) -> int:
@@ -96,13 +94,13 @@ class HashIndex:
 
     def lookup(self, value: int) -> int | None:
         """Return the reference recorded for a hash."""
-        for entries in (
-            self._stored.entries,
-            self._hints,
-            self._frozen_stored.entries,
-            self._frozen_hints,
+        for hints, stored in (
+            (self._hints, self._stored),
+            (self._frozen_hints, self._frozen_stored),
         ):
-            if entries and (found := entries.get(value)) is not None:
+            if hints and (found := hints.entries.get(value)) is not None:
+                return found
+            if stored and (found := stored.entries.get(value)) is not None:
                 return found
         if self.filter.may_have(value):
             return hashes_table.lookup(self._reader, value - _MODULUS if value >= _SIGN else value)
@@ -114,56 +112,46 @@ class HashIndex:
         found: dict[int, int] = {}
         candidates = hashes[self.filter.may_have_each(hashes)]
         if len(candidates):
-            stored = hashes_table.lookup_many(self._reader, candidates)
-            found = {key % _MODULUS: reference for key, reference in stored.items()}
-        for hints, staged in (
+            rows = hashes_table.lookup_many(self._reader, candidates)
+            found = {key % _MODULUS: reference for key, reference in rows.items()}
+        for hints, stored in (
             (self._frozen_hints, self._frozen_stored),
             (self._hints, self._stored),
         ):
-            if hints and not hints.keys().isdisjoint(values):
-                found |= {value: hints[value] for value in values if value in hints}
-            if staged:
-                found |= staged.among(values, hashes)
+            if stored:
+                found |= stored.among(values, hashes)
+            if hints and not (entries := hints.entries).keys().isdisjoint(values):
+                found |= {value: entries[value] for value in values if value in entries}
         return found
 
     def note_stored(self, values: Collection[int], references: Collection[int]) -> None:
         """Record that contents with these hashes are at these places in the COW store."""
-        if self._hints and not self._hints.keys().isdisjoint(values):
+        if self._hints and not (hints := self._hints.entries).keys().isdisjoint(values):
             for value in values:
-                self._hints.pop(value, None)
+                hints.pop(value, None)
         self._stored.note(values, references)
         self._stored.entries.pop(self.zero_hash, None)
 
     def note_one_stored(self, value: int, reference: int) -> None:
         """Record as `note_stored` does for one content."""
         if value != self.zero_hash:
-            self._hints.pop(value, None)
+            if self._hints:
+                self._hints.entries.pop(value, None)
             self._stored.note_one(value, reference)
 
-    def note_read(self, values: Collection[int], addresses: Collection[int]) -> None:
-        """Record that contents with these hashes are at these places upstream."""
+    def note_read(self, values: Sequence[int], address: int) -> None:
+        """Record that contents with these hashes are upstream, from a block address on."""
         if self.learns_upstream:
-            self.note_flushed(dict(zip(values, addresses, strict=True)))
+            self._hints.note([HashRun(values, address)])
 
     def note_one_read(self, value: int, address: int) -> None:
         """Record as `note_read` does for one content."""
         if self.learns_upstream and value != self.zero_hash:
-            stored = self._stored.entries
-            (stored if value in stored else self._hints)[value] = address
+            self._hints.note_one(value, address)
 
-    def note_flushed(self, entries: dict[int, int]) -> None:
-        """Record contents, hash -> address, that a flush wrote upstream and synced; keeps them."""
-        stored = self._stored.entries
-        if not stored or stored.keys().isdisjoint(entries):
-            if self._hints:
-                self._hints.update(entries)
-            else:
-                self._hints = entries
-        else:
-            # What the next commit puts into the COW store needs its entry, wherever that leads.
-            for value, address in entries.items():
-                (stored if value in stored else self._hints)[value] = address
-        self._hints.pop(self.zero_hash, None)
+    def note_flushed(self, runs: Sequence[HashRun]) -> None:
+        """Record contents that a flush wrote upstream and synced."""
+        self._hints.note(runs)
 
     def note_copied(self, values: Collection[int], references: Collection[int]) -> None:
         """Record copies in the COW store, in place of what is upstream and to be overwritten."""
@@ -181,24 +169,27 @@ class HashIndex:
     def freeze(self, *, is_awaited: bool = False) -> FrozenHashes:
         """End the epoch and return its entries; while somebody waits, without those that can."""
         self._frozen_stored, self._stored = self._stored, StagedEntries()
-        if self._hints_hurry or not is_awaited:
-            self._frozen_hints, self._hints = self._hints, {}
+        if self._hints_hurry or not is_awaited or self.staged_entries >= self._max_staged:
+            self._frozen_hints, self._hints = self._hints, HintEntries(self.zero_hash)
         self._hints_hurry = False
-        left = self._replacing & self._hints.keys()
+        left = self._replacing & self._hints.entries.keys() if self._replacing else set()
         frozen = FrozenHashes(
-            self._frozen_stored.entries, self._frozen_hints, self._replacing - left
+            self._frozen_stored.entries,
+            self._frozen_hints.freeze(),
+            self._replacing - left,
+            len(self._frozen_stored) + len(self._frozen_hints),
         )
         self._replacing = left
         return frozen
 
     def settle(self) -> None:
         """Note that the frozen entries are in the table."""
-        self._frozen_stored, self._frozen_hints = StagedEntries(), {}
+        self._frozen_stored, self._frozen_hints = StagedEntries(), HintEntries(self.zero_hash)
 
     def merge_back(self, frozen: FrozenHashes) -> None:
         """Take back the entries of an epoch whose commit failed."""
         self.settle()
-        self._hints = frozen.hints | self._hints
+        self._hints.take_back(frozen.hints)
         self._stored = StagedEntries(frozen.stored | self._stored.entries)
         self._replacing |= frozen.replacing
 
@@ -224,28 +215,26 @@ def write(
     Returns:
         The number of entries in the table afterwards.
     """
-    fresh = frozen.hints | frozen.stored if frozen.hints else frozen.stored
-    is_simple = not frozen.replacing and len(fresh) <= _FEW
-    if is_simple and all(reference >= COW_BASE for reference in fresh.values()):
-        for value, reference in fresh.items():
+    if not frozen.replacing and frozen.count == len(frozen.stored) <= _FEW:
+        for value, reference in frozen.stored.items():
             signed = value - _MODULUS if value >= _SIGN else value
             known.add_one(signed)
             entries += hashes_table.insert_new_cow(db, signed, reference)
         return shrink(db, entries, capacity, generation)
     if frozen.replacing:
+        fresh = frozen.stored | frozen.hints.together()
         newer = {value: fresh[value] for value in frozen.replacing if value in fresh}
-        fresh = {value: ref for value, ref in fresh.items() if value not in newer}
         values, references = sorted_entries(newer)
         perhaps_there = known.may_have_each(values)
         known.add(values)
         # What was evicted meanwhile is counted; the others are overwritten then.
         entries += hashes_table.insert_new(db, values, references, perhaps_there)
         hashes_table.replace(db, values, references)
-    if fresh:
-        values, references = sorted_entries(fresh)
-        perhaps_there = known.may_have_each(values)
-        known.add(values)
-        entries += hashes_table.insert_new(db, values, references, perhaps_there)
+    for values, references in (sorted_entries(frozen.stored), frozen.hints.columns()):
+        if len(values):
+            perhaps_there = known.may_have_each(values)
+            known.add(values)
+            entries += hashes_table.insert_new(db, values, references, perhaps_there)
     return shrink(db, entries, capacity, generation)
 
 
