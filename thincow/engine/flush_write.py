@@ -9,9 +9,10 @@ are found by writing halves synchronously: a buffered error names no offset.
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
+from queue import SimpleQueue
+from threading import Thread
 
 import numpy as np
 
@@ -102,27 +103,42 @@ class BatchWrite:
     def _write_all(self) -> bool:
         try:
             # While one piece is written, the next ones are read, hashed and compared.
-            thread = ThreadPoolExecutor(1)
-            writing: deque[Future[None]] = deque()
+            ready: SimpleQueue[list[tuple[int, memoryview]] | None] = SimpleQueue()
+            written: SimpleQueue[BaseException | None] = SimpleQueue()
+            thread = Thread(target=self._write_pieces, args=(ready, written), daemon=True)
+            thread.start()
             try:
+                ahead = 0
                 for first, buffer in self._pieces():
-                    parts = self._differing(first, buffer)
-                    if len(writing) > _PIECES_AHEAD:
-                        writing.popleft().result()
-                    writing.append(thread.submit(self._write_parts, parts))
-                while writing:
-                    writing.popleft().result()
+                    ready.put(self._differing(first, buffer))
+                    ahead += 1
+                    if ahead > _PIECES_AHEAD:
+                        _raise_if_any(written.get())
+                        ahead -= 1
+                for _ in range(ahead):
+                    _raise_if_any(written.get())
             finally:
-                thread.shutdown(cancel_futures=True)
+                ready.put(None)
+                thread.join()
             self.writer.sync()
         except OSError:
             self.equal_blocks = 0
             return False
         return True
 
-    def _write_parts(self, parts: list[tuple[int, memoryview]]) -> None:
-        for first, part in parts:
-            self.writer.write(part, self._offset(first))
+    def _write_pieces(
+        self,
+        ready: "SimpleQueue[list[tuple[int, memoryview]] | None]",
+        written: "SimpleQueue[BaseException | None]",
+    ) -> None:
+        """Write the parts of pieces, until None comes; tell of each how that went."""
+        while (parts := ready.get()) is not None:
+            try:
+                for first, part in parts:
+                    self.writer.write(part, self._offset(first))
+                written.put(None)
+            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+                written.put(error)
 
     def _differing(self, first: int, buffer: memoryview) -> list[tuple[int, memoryview]]:
         """Return the parts of a piece that upstream does not hold already."""
@@ -252,6 +268,11 @@ class PieceRead:
             self.source.read(self.reference, self.length, self.data)
         except OSError as error:
             self.error = _reason(error)
+
+
+def _raise_if_any(error: BaseException | None) -> None:
+    if error is not None:
+        raise error
 
 
 def _reason(error: OSError) -> str:
