@@ -17,6 +17,9 @@ from thincow.store.bulk import (
     insert_rows,
 )
 
+_KINDS = frozenset(map(int, Kind))
+_COW, _ZERO = int(Kind.COW), int(Kind.ZERO)  # members of an enumeration are slow to compare
+
 
 def load_window(db: apsw.Connection, first_block: int, values: Int64Array) -> None:
     """Overwrite the parts of `values` that rows cover with their references.
@@ -36,19 +39,21 @@ def load_window(db: apsw.Connection, first_block: int, values: Int64Array) -> No
         "WHERE first_block >= ? AND first_block < ? ORDER BY first_block",
         (first_block, first_block + size),
     )
+    cells = values.data
     filled = 0
     for start, length, kind, target in rows:
         begin = start - first_block
         end = begin + length
-        if begin < filled or not begin < end <= size or not 0 <= target < COW_BASE - length:
+        is_right = filled <= begin < end <= size and 0 <= target < COW_BASE - length
+        if not is_right or kind not in _KINDS:
             raise CorruptStoreError(f"extent at block {start} is damaged: run 'thincow fsck'")
-        if kind == Kind.ZERO:
+        base = target + COW_BASE if kind == _COW else target
+        if kind == _ZERO:
             values[begin:end] = ZERO
-        elif kind in (Kind.UPSTREAM, Kind.COW):
-            base = target + COW_BASE if kind == Kind.COW else target
-            values[begin:end] = np.arange(base, base + length, dtype=np.int64)
+        elif length == 1:
+            cells[begin] = base  # fragmented windows have many of these
         else:
-            raise CorruptStoreError(f"extent at block {start} is damaged: run 'thincow fsck'")
+            values[begin:end] = np.arange(base, base + length, dtype=np.int64)
         filled = end
 
 
