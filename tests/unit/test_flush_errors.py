@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.engines import BLOCK, EngineStore, NewStore, letters
+from tests.support.scripted_disk import ScriptedDisk
 from thincow.engine.flush_order import FlushOrder
 from thincow.errors import FlushError
 from thincow.store.disk import Disk
@@ -141,3 +142,20 @@ def test_bad_blocks_are_told_apart_from_good_ones(store: EngineStore, disk: Doub
     disk.bad = set()
     flush(store)
     check_flushed(store, "abxdzfgh", "vwklmnop")
+
+
+def test_nothing_more_is_handed_to_a_disk_after_a_write_failed(new_store: NewStore) -> None:
+    count = (8 << 20) // BLOCK
+    content = b"".join(number.to_bytes(4, "big") * (BLOCK // 4) for number in range(1, count + 1))
+    disk = ScriptedDisk()
+    store = new_store(disk=disk)
+    store.add("a", bytes(len(content)))
+    store.open()
+    store.write("a", 0, content)
+    store.engine.commit()
+    disk.fail("write", "a", times=1)
+    disk.calls.clear()
+    store.engine.flush.run(FlushOrder())
+    first, second, *_ = disk.of("write", name="a")
+    assert first.offset == second.offset == 0
+    assert store.read("a") == content

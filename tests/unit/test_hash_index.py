@@ -19,10 +19,10 @@ HIGH = (1 << 64) - 5
 class Bench:
     """An index over a database in memory, with commits."""
 
-    def __init__(self, capacity: int = 1000) -> None:
+    def __init__(self, capacity: int = 1000, max_staged: int = 1 << 20) -> None:
         self.db = open_connection(None)
         create_schema(self.db)
-        self.index = HashIndex(self.db, 512, capacity, entries=0)
+        self.index = HashIndex(self.db, 512, capacity, entries=0, max_staged=max_staged)
         self.entries = 0
         self.generation = 0
 
@@ -106,7 +106,10 @@ def test_runs_of_what_was_read_are_found_and_stored_without_zeros(bench):
     zero = bench.index.zero_hash
     bench.index.note_read([zero] * 3, UPSTREAM + 100)
     assert bench.index.staged_entries == 0
-    bench.index.note_read([5, zero, HIGH, 5], UPSTREAM)
+    bench.index.note_read([zero] * 30, UPSTREAM + 100)
+    assert bench.index.staged_entries == 0
+    filler = list(range(1000, 1020))
+    bench.index.note_read([5, zero, HIGH, 5, *filler], UPSTREAM)
     frozen = bench.index.freeze()
     bench.index.note_read([6, 7], UPSTREAM + 20)
     expected = {HIGH: UPSTREAM + 2, 6: UPSTREAM + 20, 7: UPSTREAM + 21}
@@ -118,10 +121,45 @@ def test_runs_of_what_was_read_are_found_and_stored_without_zeros(bench):
     assert bench.index.lookup(zero) is None
     assert bench.index.lookup(HIGH) == UPSTREAM + 2
     bench.commit()
-    assert bench.entries == 4
+    assert bench.entries == 4 + len(filler)
     found = bench.index.lookup_many([5, 6, 7, zero, HIGH])
     assert found.pop(5) in (UPSTREAM, UPSTREAM + 3)
     assert found == expected
+
+
+def test_hurry_of_a_failed_commit_goes_on(bench):
+    bench.note((1, UPSTREAM))
+    bench.index.hurry()
+    bench.index.merge_back(bench.index.freeze(is_awaited=True))
+    assert bench.index.has_stored
+    bench.commit(is_awaited=True)
+    assert hashes_table.lookup(bench.db, 1) == UPSTREAM
+    assert not bench.index.has_stored
+
+
+def test_hints_go_with_any_commit_once_they_are_many():
+    bench = Bench(max_staged=3)
+    bench.note((1, UPSTREAM), (2, UPSTREAM + 1))
+    bench.commit(is_awaited=True)
+    assert bench.entries == 0
+    bench.note((3, UPSTREAM + 2))
+    bench.commit(is_awaited=True)
+    assert bench.entries == 3
+
+
+def test_entries_of_a_failed_commit_do_not_hide_newer_ones(bench):
+    long = list(range(100, 150))
+    bench.note((1, UPSTREAM), (2, UPSTREAM + 1))
+    bench.index.note_read(long, UPSTREAM + 100)
+    frozen = bench.index.freeze()
+    bench.index.note_stale(1)
+    bench.note((1, COW), (2, UPSTREAM + 9), (100, COW + 1))
+    bench.index.note_read(list(reversed(long[1:])), UPSTREAM + 300)
+    newer = {1: COW, 2: UPSTREAM + 9, 100: COW + 1, 149: UPSTREAM + 300, 101: UPSTREAM + 348}
+    bench.index.merge_back(frozen)
+    assert bench.index.lookup_many(list(newer)) == newer
+    bench.commit()
+    assert bench.index.lookup_many(list(newer)) == newer
 
 
 def test_stale_entry_is_replaced_by_a_place_in_a_run(bench):

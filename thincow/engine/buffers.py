@@ -1,4 +1,4 @@
-"""Buffers that are used again and again."""
+"""Buffers for contents, which are read into them from the page cache."""
 
 import mmap
 

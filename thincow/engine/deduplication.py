@@ -142,7 +142,7 @@ class Deduplication:
         """Plan a run of blocks as those at `reference`, or as their own; return its length."""
         own = address + at
         length = self._comparison.match(reference, data, at, fetch, first=first)
-        # What was seen upstream has its entry there: a place in the COW store was found without.
+        # What was seen upstream mostly has its entry there: only then the own place is likely.
         if length and reference < COW_BASE and reference != own and own in self._seen:
             own_length = self._comparison.match(own, data, at, fetch)
             if own_length:

@@ -243,7 +243,7 @@ class Flush:
             for start, length in merge_numbers(written[~is_touched]):
                 self._map.assign(start, [(start, length)])
         runs = merge_numbers(written)
-        parts.hashes.note_flushed(work.learnt())
+        parts.hashes.note_flushed(work.learnt)
         device.update(row := row_after_write(device.row, work.mtime_ns))
         parts.upstream.written(runs, row, work.fingerprints(self._sampled))
         device.stats.flush_writes += len(written) - work.equal_blocks

@@ -58,6 +58,8 @@ class BatchWrite:
     equal_blocks: int = 0
     """How many blocks upstream held already."""
     mtime_ns: int | None = None
+    learnt: list[HashRun] = field(default_factory=list)
+    """The hashes of the blocks that were written."""
     _hashes: list[int] = field(init=False)
     """Unsigned hash of each block; of those in `bad` that mean nothing."""
     _runs: list[int] = field(init=False)
@@ -74,12 +76,9 @@ class BatchWrite:
         if not self._write_all():
             self._find_bad_blocks()
         self.mtime_ns = self.writer.mtime_ns()
-
-    def learnt(self) -> list[HashRun]:
-        """Return the hashes of the blocks that were written."""
         runs = merge_numbers(self.written())
         places = self.addresses.searchsorted([start for start, _ in runs]).tolist()
-        return [
+        self.learnt = [
             HashRun(self._hashes[at : at + length], start)
             for at, (start, length) in zip(places, runs, strict=True)
         ]
@@ -128,8 +127,8 @@ class BatchWrite:
 
     def _write_pieces(
         self,
-        ready: "SimpleQueue[list[tuple[int, memoryview]] | None]",
-        written: "SimpleQueue[BaseException | None]",
+        ready: SimpleQueue[list[tuple[int, memoryview]] | None],
+        written: SimpleQueue[BaseException | None],
     ) -> None:
         """Write the parts of pieces, until None comes; tell of each how that went."""
         while (parts := ready.get()) is not None:
@@ -139,6 +138,7 @@ class BatchWrite:
                 written.put(None)
             except BaseException as error:  # noqa: BLE001 - raised where it is waited for
                 written.put(error)
+                return
 
     def _differing(self, first: int, buffer: memoryview) -> list[tuple[int, memoryview]]:
         """Return the parts of a piece that upstream does not hold already."""

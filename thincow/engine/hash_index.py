@@ -38,6 +38,8 @@ class FrozenHashes:
     replacing: set[int]
     count: int
     """How many there are."""
+    is_hurried: bool
+    """Whether hints may not wait any longer."""
 
 
 class HashIndex:
@@ -53,7 +55,8 @@ class HashIndex:
     ) -> None:
         """Look up in the table through `reader`; it has `entries`, and at most `capacity`.
 
-        Once `max_staged` entries wait for a commit, `takes_hints` asks readers for no more.
+        Once `max_staged` entries wait for a commit, `takes_hints` asks readers for no more, and the
+        next commit takes them all.
         """
         self._reader = reader
         self.zero_hash: int = xxh3_64_intdigest(bytes(block_size))
@@ -163,23 +166,27 @@ class HashIndex:
         self._replacing.add(value)
 
     def hurry(self) -> None:
-        """Let no entry of so far wait any longer than the next commit."""
+        """Let no hint of so far wait for a commit later than the next one that succeeds."""
         self._hints_hurry = True
 
     def freeze(self, *, is_awaited: bool = False) -> FrozenHashes:
-        """End the epoch and return its entries; while somebody waits, without those that can."""
+        """End the epoch and return its entries.
+
+        While somebody waits, hints are left to a later commit, unless they have become many.
+        """
         self._frozen_stored, self._stored = self._stored, StagedEntries()
         if self._hints_hurry or not is_awaited or self.staged_entries >= self._max_staged:
             self._frozen_hints, self._hints = self._hints, HintEntries(self.zero_hash)
-        self._hints_hurry = False
         left = self._replacing & self._hints.entries.keys() if self._replacing else set()
         frozen = FrozenHashes(
             self._frozen_stored.entries,
             self._frozen_hints.freeze(),
             self._replacing - left,
             len(self._frozen_stored) + len(self._frozen_hints),
+            self._hints_hurry,
         )
         self._replacing = left
+        self._hints_hurry = False
         return frozen
 
     def settle(self) -> None:
@@ -189,7 +196,8 @@ class HashIndex:
     def merge_back(self, frozen: FrozenHashes) -> None:
         """Take back the entries of an epoch whose commit failed."""
         self.settle()
-        self._hints.take_back(frozen.hints)
+        self._hints.take_back(frozen.hints, self._stored.entries)
+        self._hints_hurry |= frozen.is_hurried
         self._stored = StagedEntries(frozen.stored | self._stored.entries)
         self._replacing |= frozen.replacing
 

@@ -3,13 +3,16 @@
 So runs of them are only kept, and put into the dictionary that lookups ask when there is one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from thincow.engine.runs import Int64Array
+
+_SHORT: Final = 16
+"""Runs of fewer entries cost more as runs."""
 
 
 class HashRun(NamedTuple):
@@ -29,7 +32,9 @@ class FrozenHints:
 
     def together(self) -> dict[int, int]:
         """Return all as hash -> address."""
-        return _with_runs(dict(self.entries), self.runs, self.zero_hash)
+        together = dict(self.entries)
+        _add_runs(together, self.runs, self.zero_hash)
+        return together
 
     def columns(self) -> tuple[Int64Array, Int64Array]:
         """Return signed hashes, ascending, each once, and addresses."""
@@ -71,7 +76,7 @@ class HintEntries:
         if self._runs:
             if self._is_shared:
                 self._entries = dict(self._entries)
-            _with_runs(self._entries, self._runs, self._zero_hash)
+            _add_runs(self._entries, self._runs, self._zero_hash)
             self._runs, self._in_runs = [], 0
         return self._entries
 
@@ -79,8 +84,12 @@ class HintEntries:
         """Add runs of entries."""
         zero = self._zero_hash
         for run in runs:
-            count = len(run.values)
-            if run.values[0] != zero or run.values.count(zero) < count:
+            values, address = run
+            count = len(values)
+            if count < _SHORT:
+                self._entries.update(zip(values, range(address, address + count), strict=True))
+                self._entries.pop(zero, None)
+            elif values[0] != zero or values.count(zero) < count:
                 self._runs.append(run)
                 self._in_runs += count
 
@@ -93,15 +102,14 @@ class HintEntries:
         self._is_shared = True
         return FrozenHints(self._entries, self._runs, self._zero_hash)
 
-    def take_back(self, frozen: FrozenHints) -> None:
-        """Add entries whose commit failed."""
-        self._entries = frozen.entries | self._entries
-        self.note(frozen.runs)
+    def take_back(self, frozen: FrozenHints, newer: Container[int]) -> None:
+        """Add entries whose commit failed, but those for which there are newer ones elsewhere."""
+        for value, address in frozen.together().items():
+            if value not in newer:
+                self._entries.setdefault(value, address)
 
 
-def _with_runs(entries: dict[int, int], runs: Sequence[HashRun], zero_hash: int) -> dict[int, int]:
-    """Return a dictionary, to which runs were added."""
+def _add_runs(entries: dict[int, int], runs: Sequence[HashRun], zero_hash: int) -> None:
     for values, first in runs:
         entries.update(zip(values, range(first, first + len(values)), strict=True))
     entries.pop(zero_hash, None)
-    return entries
