@@ -123,6 +123,7 @@ class _Comparison:
         self._same_cowdata = before is after
         self._block_size = block_size
         self._piece = max(1, _PIECE_BYTES // block_size)
+        self._buffer = new_buffer(self._piece * block_size)
 
     def changed(self, part: Segments) -> Iterator[_Run]:
         """Yield runs of changed blocks with their present references."""
@@ -148,8 +149,8 @@ class _Comparison:
         """Return runs, by index, of blocks whose contents differ or cannot be read."""
         assert self._before is not None
         assert self._after is not None
-        old = _read(self._before, before, count)
-        new = _read(self._after, after, count)
+        old = self._read(self._before, before, count)
+        new = self._read(self._after, after, count)
         if old is None or new is None:
             if count == 1:
                 return [(0, 1)]
@@ -165,14 +166,13 @@ class _Comparison:
         rows = [np.frombuffer(data, np.uint8).reshape(shape) for data in (old, new)]
         return _runs_of(np.flatnonzero((rows[0] != rows[1]).any(axis=1)))
 
-
-def _read(source: Source, reference: int, count: int) -> bytes | None:
-    buffer = new_buffer(count * source.block_size)
-    try:
-        source.read(reference, count, buffer)
-    except (OSError, KeyError):
-        return None
-    return bytes(buffer)
+    def _read(self, source: Source, reference: int, count: int) -> bytes | None:
+        buffer = self._buffer[: count * self._block_size]
+        try:
+            source.read(reference, count, buffer)
+        except (OSError, KeyError):
+            return None
+        return bytes(buffer)
 
 
 def _runs_of(numbers: IntColumn) -> list[tuple[int, int]]:
