@@ -87,7 +87,7 @@ def referenced_block_overwritten() -> Iterator[None]:
         yield
 
 
-@mutation(_flushing, states=240)
+@mutation(_flushing, states=240, first_seed=34)
 def durably_referenced_block_overwritten() -> Iterator[None]:
     """Only references of the moment count, and the mark is committed without the other changes."""
     right = FlushSelector.needed, UpstreamState.mark, Flush._settle
@@ -170,7 +170,7 @@ def mark_not_durable_before_the_first_write() -> Iterator[None]:
         yield
 
 
-@mutation(_cut_often)
+@mutation(_cut_often, first_seed=12)
 def cache_that_was_never_synced_compared_with() -> Iterator[None]:
     """An open forgets where a flush was cut, and syncs nothing."""
     right = UpstreamState.__init__

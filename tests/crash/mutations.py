@@ -38,19 +38,25 @@ class Mutation:
     plant: Planting
     adapt: Callable[[Setting], Setting]
     states: int
+    first_seed: int
 
 
 MUTATIONS: dict[str, Mutation] = {}
 
 
 def mutation(
-    adapt: Callable[[Setting], Setting] = lambda setting: setting, states: int = 600
+    adapt: Callable[[Setting], Setting] = lambda setting: setting,
+    states: int = 600,
+    first_seed: int = 0,
 ) -> Any:
-    """Register a generator function that plants a bug, by its name."""
+    """Register a generator function that plants a bug, by its name.
+
+    `first_seed`: where to begin, so that it is noticed soon; others follow.
+    """
 
     def register(function: Callable[[], Iterator[None]]) -> Planting:
         plant = contextmanager(function)
-        MUTATIONS[function.__name__] = Mutation(function.__name__, plant, adapt, states)
+        MUTATIONS[function.__name__] = Mutation(function.__name__, plant, adapt, states, first_seed)
         return plant
 
     return register
@@ -243,7 +249,7 @@ def label_written_before_the_commit() -> Iterator[None]:
         yield
 
 
-@mutation()
+@mutation(first_seed=8)
 def closed_before_the_label_is_synced() -> Iterator[None]:
     def wrong(self: Committer) -> None:
         self.commit()

@@ -12,7 +12,7 @@ MAX_STATES = 36_000
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_simulator_notices_a_planted_bug(name):
     failures: list[str] = []
-    seeds = count()
+    seeds = count(MUTATIONS[name].first_seed)
     distinct = 0
     while not failures and distinct < MAX_STATES:
         result = simulate(next(seeds), MUTATIONS[name].states, name)
