@@ -64,6 +64,11 @@ def letter(character: str, block_size: int = BLOCK) -> bytes:
     return (character.encode() + b"-block;").ljust(8, b".") * (block_size // 8)
 
 
+def numbered(count: int) -> bytes:
+    """Return so many blocks that all differ."""
+    return b"".join(number.to_bytes(4, "big") * (BLOCK // 4) for number in range(1, count + 1))
+
+
 def letters(characters: str, block_size: int = BLOCK) -> bytes:
     """Return one block a character; `0` stands for zeros."""
     return b"".join(

@@ -3,7 +3,7 @@
 import pytest
 import xxhash
 
-from tests.support.engines import BLOCK, EngineStore, NewStore, letter, letters
+from tests.support.engines import BLOCK, EngineStore, NewStore, letter, letters, numbered
 from tests.support.scripted_disk import ScriptedDisk
 
 UPSTREAM = "abcdefghijkl"
@@ -138,7 +138,7 @@ def store_with_numbered(new_store, disk, count):
 
     A device b of the same size is empty.
     """
-    content = b"".join(number.to_bytes(4, "big") * (BLOCK // 4) for number in range(1, count + 1))
+    content = numbered(count)
     store = new_store(disk=disk)
     store.add("a", content)
     store.add("b", bytes(len(content)))

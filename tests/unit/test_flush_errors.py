@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.engines import BLOCK, EngineStore, NewStore, letters
+from tests.support.engines import BLOCK, EngineStore, NewStore, letters, numbered
 from tests.support.scripted_disk import ScriptedDisk
 from thincow.engine.flush_order import FlushOrder
 from thincow.errors import FlushError
@@ -145,8 +145,7 @@ def test_bad_blocks_are_told_apart_from_good_ones(store: EngineStore, disk: Doub
 
 
 def test_nothing_more_is_handed_to_a_disk_after_a_write_failed(new_store: NewStore) -> None:
-    count = (8 << 20) // BLOCK
-    content = b"".join(number.to_bytes(4, "big") * (BLOCK // 4) for number in range(1, count + 1))
+    content = numbered((8 << 20) // BLOCK)
     disk = ScriptedDisk()
     store = new_store(disk=disk)
     store.add("a", bytes(len(content)))

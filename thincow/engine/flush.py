@@ -242,7 +242,7 @@ class Flush:
         with self._map.unwatched():
             for start, length in merge_numbers(written[~is_touched]):
                 self._map.assign(start, [(start, length)])
-        runs = merge_numbers(written)
+        runs = [(start, len(values)) for values, start in work.learnt]
         parts.hashes.note_flushed(work.learnt)
         device.update(row := row_after_write(device.row, work.mtime_ns))
         parts.upstream.written(runs, row, work.fingerprints(self._sampled))

@@ -8,6 +8,7 @@ larger, beside the old one. What the table has evicted leaves its bits behind un
 because bits are only ever set, and before the entries can be seen.
 """
 
+from collections.abc import Collection
 from typing import Final
 
 import numpy as np
@@ -79,6 +80,11 @@ class HashFilter:
     def _sized_for(self, entries: int) -> "PrefixBits":
         wanted = (entries * _PREFIXES_AN_ENTRY).bit_length()
         return PrefixBits(min(max(wanted, self._min_prefix_bits), _MAX_PREFIX_BITS))
+
+
+def signed(values: Collection[int]) -> Int64Array:
+    """Return unsigned hashes as an array of signed ones."""
+    return np.fromiter(values, np.uint64, len(values)).view(np.int64)
 
 
 class PrefixBits:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from thincow.engine.hash_filter import HashFilter
+from thincow.engine.hash_filter import HashFilter, signed
 from thincow.engine.hint_entries import FrozenHints, HashRun, HintEntries
 from thincow.engine.runs import Int64Array
 from thincow.engine.staged_entries import StagedEntries
@@ -36,10 +36,13 @@ class FrozenHashes:
     stored: dict[int, int]
     hints: FrozenHints
     replacing: set[int]
-    count: int
-    """How many there are."""
     is_hurried: bool
     """Whether hints may not wait any longer."""
+
+    @property
+    def count(self) -> int:
+        """How many entries there are."""
+        return len(self.stored) + len(self.hints)
 
 
 class HashIndex:
@@ -111,7 +114,7 @@ class HashIndex:
 
     def lookup_many(self, values: Sequence[int]) -> dict[int, int]:
         """Return hash -> reference for those hashes that are known."""
-        hashes = np.array(values, np.uint64).view(np.int64)
+        hashes = signed(values)
         found: dict[int, int] = {}
         candidates = hashes[self.filter.may_have_each(hashes)]
         if len(candidates):
@@ -182,7 +185,6 @@ class HashIndex:
             self._frozen_stored.entries,
             self._frozen_hints.freeze(),
             self._replacing - left,
-            len(self._frozen_stored) + len(self._frozen_hints),
             self._hints_hurry,
         )
         self._replacing = left
@@ -233,17 +235,20 @@ def write(
         fresh = frozen.stored | frozen.hints.together()
         newer = {value: fresh[value] for value in frozen.replacing if value in fresh}
         values, references = sorted_entries(newer)
-        perhaps_there = known.may_have_each(values)
-        known.add(values)
         # What was evicted meanwhile is counted; the others are overwritten then.
-        entries += hashes_table.insert_new(db, values, references, perhaps_there)
+        entries += _insert(db, known, values, references)
         hashes_table.replace(db, values, references)
-    for values, references in (sorted_entries(frozen.stored), frozen.hints.columns()):
-        if len(values):
-            perhaps_there = known.may_have_each(values)
-            known.add(values)
-            entries += hashes_table.insert_new(db, values, references, perhaps_there)
+    entries += _insert(db, known, *sorted_entries(frozen.stored))
+    entries += _insert(db, known, *frozen.hints.columns())
     return shrink(db, entries, capacity, generation)
+
+
+def _insert(db: Connection, known: HashFilter, values: Int64Array, references: Int64Array) -> int:
+    if not len(values):
+        return 0
+    perhaps_there = known.may_have_each(values)
+    known.add(values)
+    return hashes_table.insert_new(db, values, references, perhaps_there)
 
 
 def shrink(db: Connection, entries: int, capacity: int, generation: int) -> int:
@@ -256,11 +261,7 @@ def shrink(db: Connection, entries: int, capacity: int, generation: int) -> int:
 
 def sorted_entries(entries: dict[int, int]) -> tuple[Int64Array, Int64Array]:
     """Return signed hashes in ascending order and their references."""
-    values = _signed(list(entries))
+    values = signed(entries)
     references = np.fromiter(entries.values(), np.int64, len(entries))
     order = np.argsort(values)
     return values[order], references[order]
-
-
-def _signed(values: Sequence[int]) -> Int64Array:
-    return np.array(values, np.uint64).view(np.int64)

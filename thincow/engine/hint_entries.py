@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from thincow.engine.hash_filter import signed
 from thincow.engine.runs import Int64Array
 
 _SHORT: Final = 16
@@ -30,6 +31,10 @@ class FrozenHints:
     runs: list[HashRun]
     zero_hash: int
 
+    def __len__(self) -> int:
+        """Return the number of entries, as that of `HintEntries`."""
+        return len(self.entries) + sum(len(values) for values, _ in self.runs)
+
     def together(self) -> dict[int, int]:
         """Return all as hash -> address."""
         together = dict(self.entries)
@@ -38,15 +43,14 @@ class FrozenHints:
 
     def columns(self) -> tuple[Int64Array, Int64Array]:
         """Return signed hashes, ascending, each once, and addresses."""
-        count = len(self.entries)
-        hashes = [np.fromiter(self.entries, np.uint64, count)]
-        addresses = [np.fromiter(self.entries.values(), np.int64, count)]
+        parts = [signed(self.entries)]
+        addresses = [np.fromiter(self.entries.values(), np.int64, len(self.entries))]
         for values, first in self.runs:
-            hashes.append(np.fromiter(values, np.uint64, len(values)))
+            parts.append(signed(values))
             addresses.append(np.arange(first, first + len(values), dtype=np.int64))
-        signed = np.concatenate(hashes).view(np.int64)
-        order = np.argsort(signed)
-        ascending = signed[order]
+        hashes = np.concatenate(parts)
+        order = np.argsort(hashes)
+        ascending = hashes[order]
         is_wanted = ascending != np.uint64(self.zero_hash).view(np.int64)
         is_wanted[1:] &= ascending[1:] != ascending[:-1]
         return ascending[is_wanted], np.concatenate(addresses)[order][is_wanted]

@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from thincow.engine.hash_filter import PrefixBits
+from thincow.engine.hash_filter import PrefixBits, signed
 from thincow.engine.runs import Int64Array
 
 _FEW: Final = 1 << 12
@@ -29,10 +29,10 @@ class StagedEntries:
         """Add or replace entries."""
         self.entries.update(zip(values, references, strict=True))
         if self._bits is not None:
-            self._bits.add(_signed(values))
+            self._bits.add(signed(values))
         elif len(self.entries) > _FEW:
             self._bits = PrefixBits(_PREFIX_BITS)
-            self._bits.add(_signed(self.entries))
+            self._bits.add(signed(self.entries))
 
     def note_one(self, value: int, reference: int) -> None:
         """Add or replace one entry."""
@@ -49,7 +49,3 @@ class StagedEntries:
             return {value: entries[value] for value in values if value in entries}
         perhaps = [values[at] for at in np.flatnonzero(self._bits.has(hashes)).tolist()]
         return {value: entries[value] for value in perhaps if value in entries}
-
-
-def _signed(values: Collection[int]) -> Int64Array:
-    return np.fromiter(values, np.uint64, len(values)).view(np.int64)
