@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.faulty_disk import faulty_disk
 from tests.support.flushing import Way, command, flush, state, wait_for_batch, write
+from tests.support.loop_devices import loop_device
 from tests.support.mounting import Mount
 
 BLOCK = 4096
@@ -181,4 +182,24 @@ def test_another_handle_watches_and_cancels(mount: Mount, tmp_path: Path) -> Non
         os.close(early)
         assert state(mount) == "ready"
         assert (mount.devs / "disk").read_bytes() == new
+        mount.umount()
+
+
+@pytest.mark.needs_root
+def test_block_device_that_somebody_uses_is_not_written(mount: Mount, tmp_path: Path) -> None:
+    old, new = os.urandom(4 * BLOCK), os.urandom(4 * BLOCK)
+    (tmp_path / "image").write_bytes(old)
+    with loop_device(tmp_path / "image") as loop:
+        (mount.upstream / "disk").symlink_to(loop)
+        mount.start()
+        write(mount, "disk", new)
+        user = os.open(loop, os.O_RDONLY | os.O_EXCL)  # as a mounted filesystem does
+        try:
+            assert command(mount, "full\n") == errno.EBUSY
+            assert "in use" in state(mount)
+            assert loop.read_bytes() == old
+        finally:
+            os.close(user)
+        assert command(mount, "full\n") == 0
+        assert loop.read_bytes() == new
         mount.umount()
