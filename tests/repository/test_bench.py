@@ -60,6 +60,21 @@ def test_bench_scale_measures_each_size(tmp_path: Path) -> None:
     ]
 
 
+def test_bench_scale_that_is_ended_shows_what_it_has(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "tools" / "bench", "scale", "--quick", "--json"]
+    with subprocess.Popen(
+        [*command, "--dir", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if line.startswith("| sequential"))
+        process.terminate()
+        output, said = process.communicate()
+    assert process.returncode == 1
+    assert said.splitlines()[-1] == "interrupted: sizes are missing"
+    assert json.loads(output)["stages"]
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.needs_root  # elsewhere the kernel may forbid to look at another process
 def test_bench_profile_tells_parts(tmp_path: Path) -> None:
     found = quick(tmp_path, "profile")

@@ -141,23 +141,27 @@ def _table(arguments: argparse.Namespace) -> int:
 
 def _scale(arguments: argparse.Namespace) -> int:
     share = 0.002 if arguments.quick else 1.0
+    kinds = (("sequential", arguments.blocks), ("scattered", arguments.fragmented))
     stages: list[scale.Stage] = []
+    is_whole = False
     with _lab(arguments) as lab:
         machine = lab.machine()
         lab.touch_memory()
-        for kind, millions in (
-            ("sequential", arguments.blocks),
-            ("scattered", arguments.fragmented),
-        ):
-            if millions:
+        try:
+            for kind, millions in kinds:
                 sizes = [int(number * share * scale.MILLION) for number in millions]
-                stages += scale.measure(lab, kind, sizes, _say)
+                for stage in scale.measure(lab, kind, sizes, _say):
+                    stages.append(stage)
+                    _say(scale.markdown([stage]).splitlines()[-1])
+            is_whole = True
+        except KeyboardInterrupt:
+            _say("interrupted: sizes are missing")
     if arguments.json:
         print(json.dumps({"machine": machine, "stages": scale.to_json(stages)}, indent=1))
     else:
         scale.print_table(stages)
     _write(arguments.markdown, scale.markdown(stages))
-    return 0
+    return 0 if is_whole else 1
 
 
 def _compare(arguments: argparse.Namespace) -> int:

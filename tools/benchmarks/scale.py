@@ -50,6 +50,8 @@ def measure(
     lab: Lab, kind: str, sizes: Sequence[int], say: Callable[[str], None]
 ) -> Iterator[Stage]:
     """Let one store grow from size to size, and look at it at each; sizes in blocks."""
+    if not sizes:
+        return
     sizes = [-(-size // REQUEST_BLOCKS) * REQUEST_BLOCKS for size in sorted(sizes)]
     is_scattered = kind == "scattered"
     device_bytes = _FRAGMENTED_BYTES if is_scattered else max(sizes) * BLOCK
