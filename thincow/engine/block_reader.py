@@ -9,7 +9,7 @@ from xxhash import xxh3_64_intdigest
 
 from thincow.block_types import COW_BASE
 from thincow.engine.block_map import BlockMap
-from thincow.engine.buffers import new_buffer
+from thincow.engine.buffers import REQUEST_BYTES, BlockBuffer
 from thincow.engine.checksums import Checksums
 from thincow.engine.contents import Contents
 from thincow.engine.device import Device
@@ -43,8 +43,12 @@ class BlockReader:
         self._checksums = checksums
         self._statistics = statistics
         self._block_size = block_size
-        self._scratch = new_buffer(max(1 << 20, block_size))
-        self._block = self._scratch[:block_size]
+        self._use(BlockBuffer(block_size, max(1, REQUEST_BYTES // block_size)))
+
+    def _use(self, buffer: BlockBuffer) -> None:
+        self._buffer = buffer
+        self._scratch = buffer.data
+        self._block = buffer.data[: self._block_size]
 
     def read(self, device: Device, offset: int, length: int, fetch: Fetch) -> memoryview:
         """Read bytes of a device; fewer at its end or before a block that cannot be read.
@@ -71,17 +75,25 @@ class BlockReader:
         if is_one and self._load_one(device.first_block + first):
             return self._block
         count = (end - 1) // size - first + 1
-        if count * size > len(self._scratch):
-            self._scratch = new_buffer(count * size)
-        buffer = self._scratch[: count * size]
-        bad = self.load(device, first, count, buffer, fetch)
+        bad = self._load(device, first, count, fetch)
         if bad:
             good = min(bad)
             if good == 0:
                 raise bad[0]
             end = min(end, (first + good) * size)
         skip = offset - first * size
-        return buffer[skip : skip + end - offset]
+        return self._scratch[skip : skip + end - offset]
+
+    def load_block(self, device: Device, block: int, fetch: Fetch) -> memoryview:
+        """Return one block of a device, valid until the next call.
+
+        Raises:
+            WouldBlock: when the fetch has to run first.
+            BlockReadError, ChecksumError: when it cannot be read.
+        """
+        for error in self._load(device, block, 1, fetch).values():
+            raise error
+        return self._block
 
     def _load_one(self, address: int) -> bool:
         """Load a block into `_block`, if that can be done at once; `load` does the others."""
@@ -104,10 +116,10 @@ class BlockReader:
             self._seen.add_one(reference)
         return True
 
-    def load(
-        self, device: Device, first: int, count: int, buffer: memoryview, fetch: Fetch
+    def _load(
+        self, device: Device, first: int, count: int, fetch: Fetch
     ) -> dict[int, BlockReadError]:
-        """Put whole blocks of a device, from block `first` of it on, into a buffer.
+        """Put whole blocks of a device, from block `first` of it on, into the buffer.
 
         Returns:
             The error of each block (by index from `first`) that cannot be read.
@@ -116,8 +128,10 @@ class BlockReader:
             WouldBlock: when the fetch has to run first.
         """
         size = self._block_size
-        address = device.first_block + first
-        runs = self._map.runs(address, count)
+        if count * size > len(self._scratch):
+            self._use(BlockBuffer(size, count))
+        buffer = self._scratch[: count * size]
+        runs = self._map.runs(device.first_block + first, count)
         errors: dict[int, BlockReadError] = {}
         at = 0
         waiting = False
@@ -136,10 +150,10 @@ class BlockReader:
             raise WouldBlock(fetch)
         hashes = None
         if self._checksums is not None:
-            hashes = hash_blocks(buffer, size)
+            hashes = self._buffer.hashes(0, count)
             self._verify(device, first, hashes, errors)
         if self._hashes is not None and self._hashes.takes_hints:
-            self._note(runs, buffer, hashes, errors)
+            self._note(runs, hashes, errors)
         return errors
 
     def _verify(
@@ -167,13 +181,11 @@ class BlockReader:
     def _note(
         self,
         runs: list[tuple[int, int]],
-        buffer: memoryview,
         hashes: list[int] | None,
         errors: dict[int, BlockReadError],
     ) -> None:
         """Note what was read of upstream for the first time; `hashes` None: not known yet."""
         assert self._hashes is not None
-        size = self._block_size
         at = 0
         for reference, length in runs:
             if 0 <= reference < COW_BASE and not (length == 1 and reference in self._seen):
@@ -182,17 +194,9 @@ class BlockReader:
                     if errors and any(begin <= bad < begin + part for bad in errors):
                         continue
                     if hashes is None:
-                        values = hash_blocks(buffer[begin * size : (begin + part) * size], size)
+                        values = self._buffer.hashes(begin, part)
                     else:
                         values = hashes[begin : begin + part]
                     self._hashes.note_read(values, start)
                     self._seen.add(start, part)
             at += length
-
-
-def hash_blocks(data: bytes | memoryview, block_size: int) -> list[int]:
-    """Return the unsigned xxh3_64 of each block of a buffer of whole blocks."""
-    if len(data) == block_size:
-        return [xxh3_64_intdigest(data)]
-    view = memoryview(data)
-    return [xxh3_64_intdigest(view[at : at + block_size]) for at in range(0, len(data), block_size)]

@@ -10,7 +10,8 @@ from xxhash import xxh3_64_intdigest
 
 from thincow.block_types import COW_BASE
 from thincow.engine.block_map import BlockMap
-from thincow.engine.block_reader import BlockReader, hash_blocks
+from thincow.engine.block_reader import BlockReader
+from thincow.engine.buffers import hash_blocks
 from thincow.engine.checksums import Checksums
 from thincow.engine.cow_store import CowStore
 from thincow.engine.deduplication import Deduplication
@@ -97,16 +98,11 @@ class BlockWriter:
         view = memoryview(buffer)
         # What lies past the end of the device is zero, and nothing is to be noted of it.
         if head and first * size < device.size_bytes:
-            self._load_block(device, first, view[:size], fetch)
+            view[:size] = self._reader.load_block(device, first, fetch)
         if tail and end < device.size_bytes and not (head and first == last):
-            self._load_block(device, last, view[-size:], fetch)
+            view[-size:] = self._reader.load_block(device, last, fetch)
         view[head : head + len(data)] = data
         return bytes(buffer)
-
-    def _load_block(self, device: Device, block: int, into: memoryview, fetch: Fetch) -> None:
-        errors = self._reader.load(device, block, 1, into, fetch)
-        if errors:
-            raise errors[0]
 
     def _write_block(self, address: int, data: bytes, fetch: Fetch) -> None:
         """Do what `_write_blocks` does; most single blocks are new, and need less then."""

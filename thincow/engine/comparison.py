@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from thincow.engine.buffers import new_buffer
+from thincow.engine.buffers import REQUEST_BYTES, new_buffer
 from thincow.engine.contents import Contents
 from thincow.engine.fetch import Fetch, WouldBlock
 
@@ -21,7 +21,7 @@ class Comparison:
         """Compare blocks of `block_size` bytes."""
         self._contents = contents
         self._block_size = block_size
-        self._buffer = new_buffer(max(1 << 20, block_size))
+        self._buffer = new_buffer(max(REQUEST_BYTES, block_size))
 
     def match(
         self,

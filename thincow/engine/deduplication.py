@@ -11,7 +11,7 @@ from typing import Final
 
 from thincow.block_types import COW_BASE, ZERO
 from thincow.engine.block_map import BlockMap
-from thincow.engine.block_reader import hash_blocks
+from thincow.engine.buffers import hash_blocks
 from thincow.engine.comparison import FIRST_BLOCKS, Comparison
 from thincow.engine.contents import Contents
 from thincow.engine.fetch import Fetch

@@ -17,8 +17,7 @@ from threading import Thread
 import numpy as np
 
 from thincow.engine.block_ranges import BlockRanges
-from thincow.engine.block_reader import hash_blocks
-from thincow.engine.buffers import new_buffer
+from thincow.engine.buffers import BlockBuffer, new_buffer
 from thincow.engine.device import Device
 from thincow.engine.flush_compare import held_upstream
 from thincow.engine.flush_source import Source
@@ -34,10 +33,10 @@ _DIFFERENT_PIECES = 16
 _CODEC = ReferenceCodec()
 
 
-def new_buffers(block_size: int) -> list[memoryview]:
+def new_buffers(block_size: int) -> list[BlockBuffer]:
     """Return buffers for the pieces of batches of blocks, and one more to compare with."""
-    length = max(_PIECE_BYTES, block_size)
-    return [new_buffer(length) for _ in range(1 + _PIECES_AHEAD + 2)]
+    blocks = max(1, _PIECE_BYTES // block_size)
+    return [BlockBuffer(block_size, blocks) for _ in range(1 + _PIECES_AHEAD + 2)]
 
 
 @dataclass(slots=True)
@@ -51,7 +50,7 @@ class BatchWrite:
     writer: UpstreamWriter
     unproved: BlockRanges
     """Blocks that must not be compared with upstream."""
-    buffers: list[memoryview]
+    buffers: list[BlockBuffer]
     """As `new_buffers` makes them; for one batch at a time."""
     bad: dict[int, str] = field(default_factory=dict)
     """Addresses that were not written, and why."""
@@ -148,7 +147,7 @@ class BatchWrite:
         self._different += 1
         if self._different > _DIFFERENT_PIECES and self._different % _DIFFERENT_PIECES:
             return [(first, buffer)]
-        is_held = held_upstream(self.source, first, buffer, self.buffers[0])
+        is_held = held_upstream(self.source, first, buffer, self.buffers[0].data)
         if not is_held.any():
             return [(first, buffer)]
         self._different = 0
@@ -184,22 +183,22 @@ class BatchWrite:
 
         The contents are valid until the last of `_PIECES_AHEAD` + 2 further steps begins.
         """
-        size = self.source.block_size
-        most = max(1, _PIECE_BYTES // size)
+        most = max(1, _PIECE_BYTES // self.source.block_size)
         buffers = deque(self.buffers[1:])
         for run_start, run_length in merge_numbers(self.addresses):
             at = int(np.searchsorted(self.addresses, run_start))
             for low in range(at, at + run_length, most):
                 high = min(low + most, at + run_length)
                 is_handed_out = False
-                for piece in self._load(low, high, buffers[0][: (high - low) * size]):
+                for piece in self._load(low, high, buffers[0]):
                     yield piece
                     is_handed_out = True
                 if is_handed_out:
                     buffers.rotate(-1)
 
-    def _load(self, low: int, high: int, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
+    def _load(self, low: int, high: int, into: BlockBuffer) -> Iterator[tuple[int, memoryview]]:
         size = self.source.block_size
+        buffer = into.data[: (high - low) * size]
         unreadable = []
         inner = self._runs[bisect_right(self._runs, low) : bisect_left(self._runs, high)]
         for start, end in pairwise([low, *inner, high]):
@@ -208,7 +207,7 @@ class BatchWrite:
                 self.source.read(int(self.references[start]), end - start, part)
             except OSError:
                 unreadable += self._load_singly(start, end, part)
-        self._hashes[low:high] = hash_blocks(buffer, size)
+        self._hashes[low:high] = into.hashes(0, high - low)
         begin = 0
         for stop in [*unreadable, high]:
             index = stop - low

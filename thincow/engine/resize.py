@@ -101,10 +101,7 @@ class Resizer:
         if not begin:
             return
         block = size_bytes // size
-        content = memoryview(bytearray(size))
-        errors = self._reader.load(device, block, 1, content, fetch)
-        if errors:
-            raise errors[0]
+        content = self._reader.load_block(device, block, fetch)
         rest = min(device.size_bytes, (block + 1) * size) - size_bytes
         if any(content[begin:]):
             self._writer.write(device, size_bytes, bytes(rest), fetch)
