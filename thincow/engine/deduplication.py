@@ -9,6 +9,8 @@ clean again is best of all. What was never seen costs lookups, no reads.
 from collections import OrderedDict
 from typing import Final
 
+import numpy as np
+
 from thincow.block_types import COW_BASE, ZERO
 from thincow.engine.block_map import BlockMap
 from thincow.engine.buffers import hash_blocks
@@ -16,6 +18,7 @@ from thincow.engine.comparison import FIRST_BLOCKS, Comparison
 from thincow.engine.contents import Contents
 from thincow.engine.fetch import Fetch
 from thincow.engine.free_runs import Run
+from thincow.engine.hash_filter import signed
 from thincow.engine.hash_index import HashIndex
 from thincow.engine.look_back import LookBack
 from thincow.engine.seen_blocks import SeenBlocks
@@ -176,7 +179,8 @@ class Deduplication:
         return end - at
 
     def _find_repeats(self, plan: Plan, data: bytes, hashes: list[int]) -> None:
-        if len(set(hashes)) == len(hashes):
+        ascending = np.sort(signed(hashes))
+        if (ascending[1:] != ascending[:-1]).all():
             return
         runs, plan.runs = plan.runs, []
         first_of: dict[int, int] = {}

@@ -21,8 +21,9 @@ from thincow.engine.buffers import BlockBuffer, new_buffer
 from thincow.engine.device import Device
 from thincow.engine.flush_compare import held_upstream
 from thincow.engine.flush_source import Source
-from thincow.engine.hint_entries import HashRun
+from thincow.engine.hash_filter import signed
 from thincow.engine.runs import Int64Array, ReferenceCodec, merge_numbers, split
+from thincow.engine.staged_entries import HashRun
 from thincow.store.upstream_writer import UpstreamWriter
 
 _PIECE_BYTES = 1 << 20
@@ -59,15 +60,15 @@ class BatchWrite:
     mtime_ns: int | None = None
     learnt: list[HashRun] = field(default_factory=list)
     """The hashes of the blocks that were written."""
-    _hashes: list[int] = field(init=False)
-    """Unsigned hash of each block; of those in `bad` that mean nothing."""
+    _hashes: Int64Array = field(init=False)
+    """Signed hash of each block; of those in `bad` that mean nothing."""
     _runs: list[int] = field(init=False)
     """Where runs of references begin, by index."""
     _different: int = 0
     """Pieces since the last one of which upstream held anything."""
 
     def __post_init__(self) -> None:
-        self._hashes = [0] * len(self.addresses)
+        self._hashes = np.zeros(len(self.addresses), np.int64)
         self._runs = split(_CODEC, self.references).tolist()
 
     def run(self) -> None:
@@ -94,8 +95,8 @@ class BatchWrite:
         """Return the signed hashes of those of some blocks, ascending, that were written."""
         places = np.minimum(self.addresses.searchsorted(sampled), len(self.addresses) - 1)
         places = places[self.addresses[places] == sampled]
-        values = np.array([self._hashes[at] for at in places.tolist()], np.uint64).view(np.int64)
-        found = dict(zip(self.addresses[places].tolist(), values.tolist(), strict=True))
+        values = self._hashes[places].tolist()
+        found = dict(zip(self.addresses[places].tolist(), values, strict=True))
         return {address: value for address, value in found.items() if address not in self.bad}
 
     def _write_all(self) -> bool:
@@ -207,7 +208,7 @@ class BatchWrite:
                 self.source.read(int(self.references[start]), end - start, part)
             except OSError:
                 unreadable += self._load_singly(start, end, part)
-        self._hashes[low:high] = into.hashes(0, high - low)
+        self._hashes[low:high] = signed(into.hashes(0, high - low))
         begin = 0
         for stop in [*unreadable, high]:
             index = stop - low

@@ -7,16 +7,14 @@ Invariant: every commit stores the entries of contents that it puts into the COW
 check of contents relies on. Those of what is upstream may wait for a commit that nobody waits for.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from thincow.engine.hash_filter import HashFilter, signed
-from thincow.engine.hint_entries import FrozenHints, HashRun, HintEntries
-from thincow.engine.runs import Int64Array
-from thincow.engine.staged_entries import StagedEntries
+from thincow.engine.staged_entries import Columns, FrozenEntries, HashRun, StagedEntries
 from thincow.store import hashes_table
 from thincow.store.connection import Connection
 
@@ -28,13 +26,13 @@ _FEW = 8
 
 @dataclass(frozen=True, slots=True)
 class FrozenHashes:
-    """Entries of a frozen epoch, hash -> reference; those in `replacing` are in the table.
+    """Entries of a frozen epoch; the unsigned hashes `replacing` are in the table.
 
     `stored` are of contents that the epoch put into the COW store, `hints` of what is upstream.
     """
 
-    stored: dict[int, int]
-    hints: FrozenHints
+    stored: FrozenEntries
+    hints: FrozenEntries
     replacing: set[int]
     is_hurried: bool
     """Whether hints may not wait any longer."""
@@ -63,12 +61,12 @@ class HashIndex:
         """
         self._reader = reader
         self.zero_hash: int = xxh3_64_intdigest(bytes(block_size))
-        self._stored = StagedEntries()
-        self._hints = HintEntries(self.zero_hash)
+        self._stored = self._none()
+        self._hints = self._none()
         self._hints_hurry = False
         self._replacing: set[int] = set()
-        self._frozen_stored = StagedEntries()
-        self._frozen_hints = HintEntries(self.zero_hash)
+        self._frozen_stored = self._none()
+        self._frozen_hints = self._none()
         self._max_staged = max_staged
         self.capacity = capacity
         self.filter = HashFilter(entries)
@@ -100,13 +98,8 @@ class HashIndex:
 
     def lookup(self, value: int) -> int | None:
         """Return the reference recorded for a hash."""
-        for hints, stored in (
-            (self._hints, self._stored),
-            (self._frozen_hints, self._frozen_stored),
-        ):
-            if hints and (found := hints.entries.get(value)) is not None:
-                return found
-            if stored and (found := stored.entries.get(value)) is not None:
+        for entries in (self._hints, self._stored, self._frozen_hints, self._frozen_stored):
+            if entries and (found := entries.get(value)) is not None:
                 return found
         if self.filter.may_have(value):
             return hashes_table.lookup(self._reader, value - _MODULUS if value >= _SIGN else value)
@@ -120,35 +113,28 @@ class HashIndex:
         if len(candidates):
             rows = hashes_table.lookup_many(self._reader, candidates)
             found = {key % _MODULUS: reference for key, reference in rows.items()}
-        for hints, stored in (
-            (self._frozen_hints, self._frozen_stored),
-            (self._hints, self._stored),
-        ):
-            if stored:
-                found |= stored.among(values, hashes)
-            if hints and not (entries := hints.entries).keys().isdisjoint(values):
-                found |= {value: entries[value] for value in values if value in entries}
+        for entries in (self._frozen_stored, self._frozen_hints, self._stored, self._hints):
+            if entries:
+                found |= entries.among(values, hashes)
         return found
 
-    def note_stored(self, values: Collection[int], references: Collection[int]) -> None:
+    def note_stored(self, values: Sequence[int], references: Sequence[int]) -> None:
         """Record that contents with these hashes are at these places in the COW store."""
-        if self._hints and not (hints := self._hints.entries).keys().isdisjoint(values):
-            for value in values:
-                hints.pop(value, None)
+        if self._hints:
+            self._hints.discard(values)
         self._stored.note(values, references)
-        self._stored.entries.pop(self.zero_hash, None)
 
     def note_one_stored(self, value: int, reference: int) -> None:
         """Record as `note_stored` does for one content."""
         if value != self.zero_hash:
-            if self._hints:
-                self._hints.entries.pop(value, None)
+            if self._hints and self._hints.get(value) is not None:
+                self._hints.discard([value])
             self._stored.note_one(value, reference)
 
     def note_read(self, values: Sequence[int], address: int) -> None:
         """Record that contents with these hashes are upstream, from a block address on."""
         if self.learns_upstream:
-            self._hints.note([HashRun(values, address)])
+            self._hints.note(values, range(address, address + len(values)))
 
     def note_one_read(self, value: int, address: int) -> None:
         """Record as `note_read` does for one content."""
@@ -157,9 +143,10 @@ class HashIndex:
 
     def note_flushed(self, runs: Sequence[HashRun]) -> None:
         """Record contents that a flush wrote upstream and synced."""
-        self._hints.note(runs)
+        for run in runs:
+            self._hints.note_run(run)
 
-    def note_copied(self, values: Collection[int], references: Collection[int]) -> None:
+    def note_copied(self, values: Sequence[int], references: Sequence[int]) -> None:
         """Record copies in the COW store, in place of what is upstream and to be overwritten."""
         self.note_stored(values, references)
         self._replacing.update(values)
@@ -177,12 +164,12 @@ class HashIndex:
 
         While somebody waits, hints are left to a later commit, unless they have become many.
         """
-        self._frozen_stored, self._stored = self._stored, StagedEntries()
+        self._frozen_stored, self._stored = self._stored, self._none()
         if self._hints_hurry or not is_awaited or self.staged_entries >= self._max_staged:
-            self._frozen_hints, self._hints = self._hints, HintEntries(self.zero_hash)
-        left = self._replacing & self._hints.entries.keys() if self._replacing else set()
+            self._frozen_hints, self._hints = self._hints, self._none()
+        left = {value for value in self._replacing if self._hints.get(value) is not None}
         frozen = FrozenHashes(
-            self._frozen_stored.entries,
+            self._frozen_stored.freeze(),
             self._frozen_hints.freeze(),
             self._replacing - left,
             self._hints_hurry,
@@ -193,15 +180,31 @@ class HashIndex:
 
     def settle(self) -> None:
         """Note that the frozen entries are in the table."""
-        self._frozen_stored, self._frozen_hints = StagedEntries(), HintEntries(self.zero_hash)
+        self._frozen_stored, self._frozen_hints = self._none(), self._none()
 
     def merge_back(self, frozen: FrozenHashes) -> None:
         """Take back the entries of an epoch whose commit failed."""
         self.settle()
-        self._hints.take_back(frozen.hints, self._stored.entries)
+        newer, self._hints = self._hints, self._none()
+        self._hints.note_columns(self._without_stored(frozen.hints.together()))
+        self._hints.note_columns(newer.freeze().together())
+        newer, self._stored = self._stored, self._none()
+        self._stored.note_columns(frozen.stored.together())
+        self._stored.note_columns(newer.freeze().together())
         self._hints_hurry |= frozen.is_hurried
-        self._stored = StagedEntries(frozen.stored | self._stored.entries)
         self._replacing |= frozen.replacing
+
+    def _without_stored(self, hints: Columns) -> Columns:
+        """Leave out those for which the running epoch has an entry in the COW store."""
+        values = hints.hashes.view(np.uint64).tolist()
+        stored = self._stored.among(values, hints.hashes) if self._stored else {}
+        if not stored:
+            return hints
+        is_wanted = ~np.isin(hints.hashes, signed(list(stored)))
+        return Columns(hints.hashes[is_wanted], hints.references[is_wanted])
+
+    def _none(self) -> StagedEntries:
+        return StagedEntries(self.zero_hash)
 
 
 def write(
@@ -225,25 +228,29 @@ def write(
     Returns:
         The number of entries in the table afterwards.
     """
-    if not frozen.replacing and frozen.count == len(frozen.stored) <= _FEW:
-        for value, reference in frozen.stored.items():
-            signed = value - _MODULUS if value >= _SIGN else value
-            known.add_one(signed)
-            entries += hashes_table.insert_new_cow(db, signed, reference)
+    singles = frozen.stored.singles
+    if not frozen.replacing and frozen.count == len(singles) <= _FEW:
+        for value, reference in singles.items():
+            known.add_one(value)
+            as_stored = value - _MODULUS if value >= _SIGN else value
+            entries += hashes_table.insert_new_cow(db, as_stored, reference)
         return shrink(db, entries, capacity, generation)
+    stored, hints = frozen.stored.ascending(), frozen.hints.ascending()
     if frozen.replacing:
-        fresh = frozen.stored | frozen.hints.together()
-        newer = {value: fresh[value] for value in frozen.replacing if value in fresh}
-        values, references = sorted_entries(newer)
-        # What was evicted meanwhile is counted; the others are overwritten then.
-        entries += _insert(db, known, values, references)
-        hashes_table.replace(db, values, references)
-    entries += _insert(db, known, *sorted_entries(frozen.stored))
-    entries += _insert(db, known, *frozen.hints.columns())
+        replacing = signed(frozen.replacing)
+        for hashes, references in (stored, hints):
+            is_newer = np.isin(hashes, replacing)
+            newer = Columns(hashes[is_newer], references[is_newer])
+            # What was evicted meanwhile is counted; the others are overwritten then.
+            entries += _insert(db, known, newer)
+            hashes_table.replace(db, *newer)
+    entries += _insert(db, known, stored)
+    entries += _insert(db, known, hints)
     return shrink(db, entries, capacity, generation)
 
 
-def _insert(db: Connection, known: HashFilter, values: Int64Array, references: Int64Array) -> int:
+def _insert(db: Connection, known: HashFilter, columns: Columns) -> int:
+    values, references = columns
     if not len(values):
         return 0
     perhaps_there = known.may_have_each(values)
@@ -257,11 +264,3 @@ def shrink(db: Connection, entries: int, capacity: int, generation: int) -> int:
         return entries
     start = xxh3_64_intdigest(generation.to_bytes(8, "little")) - _SIGN
     return entries - hashes_table.evict(db, start, entries - capacity)
-
-
-def sorted_entries(entries: dict[int, int]) -> tuple[Int64Array, Int64Array]:
-    """Return signed hashes in ascending order and their references."""
-    values = signed(entries)
-    references = np.fromiter(entries.values(), np.int64, len(entries))
-    order = np.argsort(values)
-    return values[order], references[order]

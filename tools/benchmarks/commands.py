@@ -123,7 +123,7 @@ def _table(arguments: argparse.Namespace) -> int:
         if arguments.rounds:
             lab.sizes = replace(lab.sizes, rounds=arguments.rounds)
         machine = lab.machine() | (peer_versions() if lab.peers else {})
-        lab.touch_memory()
+        lab.ready_memory()
         results: list[Result] = []
         try:
             for result in run_groups(lab, GROUPS, lines, _say):
@@ -146,7 +146,7 @@ def _scale(arguments: argparse.Namespace) -> int:
     is_whole = False
     with _lab(arguments) as lab:
         machine = lab.machine()
-        lab.touch_memory()
+        lab.ready_memory()
         try:
             for kind, millions in kinds:
                 sizes = [int(number * share * scale.MILLION) for number in millions]
@@ -175,7 +175,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _profile(arguments: argparse.Namespace) -> int:
     with _lab(arguments) as lab:
         machine = lab.machine()
-        lab.touch_memory()
+        lab.ready_memory()
         seconds = 1.0 if arguments.quick else arguments.seconds
         profiles = list(profiling.profile(lab, seconds, _say))
     if arguments.json:
