@@ -317,6 +317,26 @@ def test_contents_read_again_and_again_are_found_though_they_do_not_fit(new_stor
     assert engine.statistics.blocks_dedup_hash > 0
 
 
+def test_table_whose_bound_was_lowered_shrinks_bit_by_bit():
+    """All at once, a hundred million entries would hold a mount up for a minute."""
+    bench = Bench(capacity=100_000)
+    bench.index.note_stored(range(1, 20_001), range(COW, COW + 20_000))
+    bench.commit()
+    lowered = Bench(capacity=1000)
+    lowered.db, lowered.entries = bench.db, bench.entries
+    sizes = []
+    for number in range(10):
+        frozen = lowered.index.freeze()
+        lowered.entries = write(
+            lowered.db, frozen, lowered.index.filter, lowered.entries, 1000, number
+        )
+        lowered.index.note_stored(range(50_000 + number, 50_003 + number), range(COW, COW + 3))
+        sizes.append(hashes_table.count(lowered.db))
+    assert sizes[0] > 15_000
+    assert sizes == sorted(sizes, reverse=True)
+    assert lowered.entries == sizes[-1] < 12_000
+
+
 def test_table_shrinks_when_its_bound_does(new_store: NewStore):
     store = new_store()
     store.add("a", random.Random(1).randbytes(100 * 512))

@@ -22,6 +22,8 @@ _SIGN = 1 << 63
 _MODULUS = 1 << 64
 _FEW = 8
 """Up to here arrays cost more than loops."""
+_SOME = 1 << 10
+_MOST_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,13 +230,14 @@ def write(
     Returns:
         The number of entries in the table afterwards.
     """
+    before = entries
     singles = frozen.stored.singles
     if not frozen.replacing and frozen.count == len(singles) <= _FEW:
         for value, reference in singles.items():
             known.add_one(value)
             as_stored = value - _MODULUS if value >= _SIGN else value
             entries += hashes_table.insert_new_cow(db, as_stored, reference)
-        return shrink(db, entries, capacity, generation)
+        return shrink(db, entries, capacity, generation, entries - before)
     stored, hints = frozen.stored.ascending(), frozen.hints.ascending()
     if frozen.replacing:
         replacing = signed(frozen.replacing)
@@ -246,7 +249,7 @@ def write(
             hashes_table.replace(db, *newer)
     entries += _insert(db, known, stored)
     entries += _insert(db, known, hints)
-    return shrink(db, entries, capacity, generation)
+    return shrink(db, entries, capacity, generation, entries - before)
 
 
 def _insert(db: Connection, known: HashFilter, columns: Columns) -> int:
@@ -258,9 +261,16 @@ def _insert(db: Connection, known: HashFilter, columns: Columns) -> int:
     return hashes_table.insert_new(db, values, references, perhaps_there)
 
 
-def shrink(db: Connection, entries: int, capacity: int, generation: int) -> int:
-    """Evict what the table, with `entries`, has too many; return how many are left."""
+def shrink(
+    db: Connection, entries: int, capacity: int, generation: int, added: int = _MOST_AT_ONCE
+) -> int:
+    """Evict what the table, with `entries`, has too many; return how many are left.
+
+    Not many more at once than were `added`: where the bound was lowered the rest goes later, since
+    a commit or a mount that drops tens of millions takes long.
+    """
     if entries <= capacity:
         return entries
     start = xxh3_64_intdigest(generation.to_bytes(8, "little")) - _SIGN
-    return entries - hashes_table.evict(db, start, entries - capacity)
+    excess = min(entries - capacity, 2 * added + _SOME)
+    return entries - hashes_table.evict(db, start, excess)

@@ -7,6 +7,7 @@ from typing import Final
 
 from thincow.errors import NoSpaceError, StoreFailedError
 from thincow.store.disk import Disk
+from thincow.store.writeback import EarlyWriteback
 
 COW_NAME = "cowdata"
 _MIN_CLAIM_BYTES: Final = 1 << 20
@@ -31,6 +32,7 @@ class CowFile:
         self._claimed_end = self.size_bytes
         self._can_claim = True
         self._can_punch = True
+        self._writeback = EarlyWriteback(disk, self.fd)
         self.unsynced = False
         """Contents were written that no sync covers yet; reset by who takes care of the sync."""
 
@@ -77,6 +79,7 @@ class CowFile:
             if error.errno in _OUT_OF_SPACE:
                 raise NoSpaceError("no space left for cowdata") from error
             raise
+        self._writeback.note(offset, len(data))
 
     def sync(self) -> None:
         """Make all contents written so far durable.

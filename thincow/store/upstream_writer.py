@@ -10,6 +10,7 @@ from thincow.errors import FlushError
 from thincow.store.disk import Disk
 from thincow.store.host_view import HostView
 from thincow.store.upstream import Upstream, UpstreamFile
+from thincow.store.writeback import EarlyWriteback
 
 _REFUSALS: Final = {
     errno.EBUSY: "it is mounted or in use",
@@ -17,7 +18,6 @@ _REFUSALS: Final = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
 }
-_WRITEBACK_BYTES: Final = 16 << 20
 
 
 class UpstreamWriter:
@@ -32,8 +32,6 @@ class UpstreamWriter:
         self._disk = disk
         self._file = upstream.file
         self.size_bytes = upstream.size_bytes
-        self._waiting_from = 0
-        self._waiting_bytes = 0
         _refuse_busy_file(self._file)
         flags = os.O_RDWR | (os.O_EXCL if self._file.type == "block" else 0)
         try:
@@ -44,6 +42,7 @@ class UpstreamWriter:
                 f"upstream device {self._file.name} cannot be written: {reason}",
                 error.errno or errno.EIO,
             ) from error
+        self._writeback = EarlyWriteback(disk, self._fd)
         if not self._leads_to(upstream):
             self.close()
             raise FlushError(
@@ -62,14 +61,7 @@ class UpstreamWriter:
         """
         data = data[: self.size_bytes - offset]
         self._disk.write(self._fd, data, offset)
-        if self._waiting_bytes == 0 or offset < self._waiting_from:
-            self._waiting_from = offset
-        self._waiting_bytes += len(data)
-        if self._waiting_bytes >= _WRITEBACK_BYTES:
-            length = offset + len(data) - self._waiting_from
-            self._waiting_bytes = 0
-            with suppress(OSError):  # it only saves time
-                self._disk.start_writeback(self._fd, self._waiting_from, length)
+        self._writeback.note(offset, len(data))
 
     def write_synced(self, data: memoryview, offset: int) -> None:
         """Write as `write` does, and wait until the device has it."""

@@ -14,7 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from tools.benchmarks.clients import environment, run
-from tools.benchmarks.growing import BLOCK, REQUEST_BLOCKS, Growth, sample_blocks
+from tools.benchmarks.growing import (
+    BLOCK,
+    HASH_TABLE_BYTES,
+    REQUEST_BLOCKS,
+    Growth,
+    sample_blocks,
+)
 from tools.benchmarks.lab import Lab
 from tools.benchmarks.report import number
 from tools.benchmarks.subjects import peak_rss_mib, thincow
@@ -90,7 +96,8 @@ def _grow(place: Path, first: int, end: int, *, is_scattered: bool) -> Growth:
 def _mount(lab: Lab, place: Path) -> tuple[float, float]:
     point = lab.new_directory("mnt")
     begin = time.perf_counter()
-    thincow("mount", "--upstream", place / "upstream", "--data-dir", place / "store", point)
+    places = ("--upstream", place / "upstream", "--data-dir", place / "store")
+    thincow("mount", "--hash-table-size", str(HASH_TABLE_BYTES), *places, point)
     took = time.perf_counter() - begin
     pid = int((point / "debug" / "pid.txt").read_text())
     peak = peak_rss_mib(pid)
