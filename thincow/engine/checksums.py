@@ -38,10 +38,13 @@ class Checksums:
         """
         sums = sums_of(hashes, self.bits)
         known = self._load(address, len(sums))
-        differ = (known != NO_SUM) & (known != sums)
-        if self.keeps_new and (known == NO_SUM).any():
-            self._store(address, sums, only_missing=True)
-        found: list[int] = np.flatnonzero(differ).tolist()
+        differ = known != sums
+        if not differ.any():
+            return []
+        missing = known == NO_SUM
+        if self.keeps_new and missing.any():
+            self._store(address, sums, only_missing=not missing.all())
+        found: list[int] = np.flatnonzero(differ & ~missing).tolist()
         return found
 
     def record_one(self, address: int, value: int) -> None:
@@ -99,7 +102,7 @@ class Checksums:
 
 def sums_of(hashes: Sequence[int], bits: int) -> Int64Array:
     """Return the sums, `bits` wide, of blocks with these hashes."""
-    values = np.array(hashes, np.uint64)
+    values = np.fromiter(hashes, np.uint64, len(hashes))
     if bits < _ALL_BITS:
         return (values & np.uint64((1 << bits) - 1)).astype(np.int64)
     sums: Int64Array = values.view(np.int64)

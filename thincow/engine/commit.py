@@ -34,7 +34,7 @@ from thincow.store.space_reserve import SpaceReserve
 
 _log = logging.getLogger(__name__)
 
-_SMALL_WINDOWS = 8
+_SMALL_WINDOWS = 32
 _SMALL_HASHES = 256
 _FILTER_ROWS = 1 << 17
 _FILTER_ROWS_SMALL = 1 << 10

@@ -30,8 +30,10 @@ def _measure(lab: Lab, _wanted: Wanted) -> Samples:
     images = lab.new_directory("btrfs")
     array = Array(images, elsewhere={})
     with mounted(lab, upstream=images) as subject:
+        lab.settle()
         served_s = convert(subject.path.parent, fs, array).balance_s
     # The images themselves come last: nothing must have changed them before.
+    lab.settle()
     plain_s = convert(images, fs, array).balance_s
     lab.remove(images)
     return {_LINE.key: Sample(served_s, {"plain": plain_s})}
