@@ -41,10 +41,11 @@ class Checksums:
         differ = known != sums
         if not differ.any():
             return []
-        missing = known == NO_SUM
-        if self.keeps_new and missing.any():
-            self._store(address, sums, only_missing=not missing.all())
-        found: list[int] = np.flatnonzero(differ & ~missing).tolist()
+        is_known = known != NO_SUM
+        is_first_time = not is_known.any()
+        if self.keeps_new and (is_first_time or not is_known.all()):
+            self._store(address, sums, only_missing=not is_first_time)
+        found: list[int] = [] if is_first_time else np.flatnonzero(differ & is_known).tolist()
         return found
 
     def record_one(self, address: int, value: int) -> None:
