@@ -208,7 +208,8 @@ def test_reading_does_not_fill_the_memory_of_a_failed_store(scripted, disk):
 
 
 def test_reading_makes_a_commit_due_and_notes_no_more_than_that_takes(new_store):
-    store = new_store(tuning=Tuning(window_blocks=4, commit_staged_hashes=3))
+    tuning = Tuning(window_blocks=4, commit_staged_hashes=3, max_waiting_hints=6)
+    store = new_store(tuning=tuning)
     store.add("a", "abcdefghijkl")
     engine = store.open()
     store.read_blocks("a", 0, 3)
@@ -218,6 +219,8 @@ def test_reading_makes_a_commit_due_and_notes_no_more_than_that_takes(new_store)
     for block in range(4, 12):
         store.read_blocks("a", block, 1)
     assert engine.hints_waiting == 2 * 3
+    engine.commit()
+    assert engine.hints_waiting == 3
     engine.commit()
     assert not engine.hints_due
     store.read_blocks("a", 6, 3)

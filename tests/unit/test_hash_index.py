@@ -19,10 +19,19 @@ HIGH = (1 << 64) - 5
 class Bench:
     """An index over a database in memory, with commits."""
 
-    def __init__(self, capacity: int = 1000, max_staged: int = 1 << 20) -> None:
+    def __init__(
+        self, capacity: int = 1000, max_hints: int = 1 << 20, max_in_commit: int = 1 << 20
+    ) -> None:
         self.db = open_connection(None)
         create_schema(self.db)
-        self.index = HashIndex(self.db, 512, capacity, entries=0, max_staged=max_staged)
+        self.index = HashIndex(
+            self.db,
+            512,
+            capacity,
+            entries=0,
+            max_hints=max_hints,
+            max_in_commit=max_in_commit,
+        )
         self.entries = 0
         self.generation = 0
 
@@ -138,13 +147,32 @@ def test_hurry_of_a_failed_commit_goes_on(bench):
 
 
 def test_hints_go_with_any_commit_once_they_are_many():
-    bench = Bench(max_staged=3)
+    bench = Bench(max_hints=3)
     bench.note((1, UPSTREAM), (2, UPSTREAM + 1))
     bench.commit(is_awaited=True)
     assert bench.entries == 0
     bench.note((3, UPSTREAM + 2))
     bench.commit(is_awaited=True)
     assert bench.entries == 3
+
+
+def test_hints_go_a_part_at_a_time_the_oldest_first():
+    bench = Bench(max_hints=50, max_in_commit=20)
+    bench.index.note_read(list(range(100, 140)), UPSTREAM)
+    bench.note((7, UPSTREAM + 90), (8, COW))
+    bench.commit(is_awaited=True)
+    assert bench.entries == 1
+    bench.commit()
+    assert bench.entries == 21
+    assert hashes_table.lookup(bench.db, 119) == UPSTREAM + 19
+    assert hashes_table.lookup(bench.db, 120) is None
+    assert bench.index.lookup(139) == UPSTREAM + 39
+    bench.index.note_stale(130)
+    bench.index.merge_back(bench.index.freeze())
+    bench.index.hurry()
+    bench.commit(is_awaited=True)
+    assert bench.entries == 42
+    assert bench.index.staged_entries == 0
 
 
 def test_entries_of_a_failed_commit_do_not_hide_newer_ones(bench):

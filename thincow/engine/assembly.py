@@ -65,7 +65,8 @@ def assemble(
         block_size,
         hash_capacity(options),
         store.facts.hash_entries,
-        2 * options.tuning.commit_staged_hashes,
+        max_hints=options.tuning.max_waiting_hints,
+        max_in_commit=options.tuning.commit_staged_hashes,
     )
     bits = store.facts.checksum_bits
     checksums = Checksums(sums, bits, keeps_new=not options.read_only) if bits else None

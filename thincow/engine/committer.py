@@ -90,7 +90,7 @@ class Committer:
             parts.cow.new_bytes > factor * tuning.commit_new_bytes
             or parts.block_map.windows.dirty_windows > factor * tuning.commit_dirty_windows
             or parts.cow.counts.dirty_windows > factor * tuning.commit_dirty_windows
-            or parts.hashes.staged_entries > factor * tuning.commit_staged_hashes
+            or parts.hashes.stored_entries > factor * tuning.commit_staged_hashes
         )
 
     def freeze(self, *, is_awaited: bool = False) -> Commit | None:
@@ -174,6 +174,7 @@ class Committer:
         # Nothing comes after this commit: it may use all there is.
         self._watch.give_up_reserve()
         self._parts.cow.held.end_all()
+        self._parts.hashes.hurry()
         self.commit()
         if not self._store.was_closed:
             # A killed process leaves contents behind that nobody refers to.

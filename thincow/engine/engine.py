@@ -184,7 +184,8 @@ class Engine:
     @property
     def commit_due(self) -> bool:
         """Whether so much has changed that a commit should begin."""
-        return self._committer is not None and self._committer.exceeds(1, self.options.tuning)
+        committer, tuning = self._committer, self.options.tuning
+        return committer is not None and (self.hints_due or committer.exceeds(1, tuning))
 
     @property
     def hints_waiting(self) -> int:
@@ -199,12 +200,8 @@ class Engine:
     @property
     def must_wait(self) -> bool:
         """Whether writers should wait for the running commit."""
-        committer = self._committer
-        return (
-            committer is not None
-            and committer.is_running
-            and committer.exceeds(2, self.options.tuning)
-        )
+        committer, tuning = self._committer, self.options.tuning
+        return committer is not None and committer.is_running and committer.exceeds(2, tuning)
 
     def freeze(self, *, is_awaited: bool = False) -> Commit | None:
         """End the running epoch and return its commit; None when there is nothing to commit.

@@ -54,12 +54,14 @@ class HashIndex:
         block_size: int,
         capacity: int,
         entries: int,
-        max_staged: int = 1 << 20,
+        *,
+        max_hints: int,
+        max_in_commit: int,
     ) -> None:
         """Look up in the table through `reader`; it has `entries`, and at most `capacity`.
 
-        Once `max_staged` entries wait for a commit, `takes_hints` asks readers for no more, and the
-        next commit takes them all.
+        Once `max_hints` entries of what is upstream wait for a commit, `takes_hints` asks readers
+        for no more, and no commit leaves them out. One commit takes `max_in_commit` of them.
         """
         self._reader = reader
         self.zero_hash: int = xxh3_64_intdigest(bytes(block_size))
@@ -69,7 +71,8 @@ class HashIndex:
         self._replacing: set[int] = set()
         self._frozen_stored = self._none()
         self._frozen_hints = self._none()
-        self._max_staged = max_staged
+        self._max_hints = max_hints
+        self._max_in_commit = max_in_commit
         self.capacity = capacity
         self.filter = HashFilter(entries)
         self.learns_upstream = True
@@ -79,6 +82,11 @@ class HashIndex:
     def staged_entries(self) -> int:
         """Number of entries that wait for a commit."""
         return len(self._stored) + len(self._hints)
+
+    @property
+    def stored_entries(self) -> int:
+        """Number of those that the next commit takes, whoever waits for it."""
+        return len(self._stored)
 
     @property
     def has_stored(self) -> bool:
@@ -92,11 +100,11 @@ class HashIndex:
         Not while commits cannot keep up, nor while a flush runs: what is noted as seen without its
         hash would not be hashed again.
         """
-        return self.learns_upstream and self.staged_entries < self._max_staged
+        return self.learns_upstream and len(self._hints) < self._max_hints
 
     def stop_hints(self) -> None:
         """Take none from now on: no commit will ever store them."""
-        self._max_staged = 0
+        self._max_hints = 0
 
     def lookup(self, value: int) -> int | None:
         """Return the reference recorded for a hash."""
@@ -164,11 +172,14 @@ class HashIndex:
     def freeze(self, *, is_awaited: bool = False) -> FrozenHashes:
         """End the epoch and return its entries.
 
-        While somebody waits, hints are left to a later commit, unless they have become many.
+        While somebody waits, hints are left to a later commit, unless they have become many. Of
+        many, the oldest come first.
         """
         self._frozen_stored, self._stored = self._stored, self._none()
-        if self._hints_hurry or not is_awaited or self.staged_entries >= self._max_staged:
+        if self._hints_hurry:
             self._frozen_hints, self._hints = self._hints, self._none()
+        elif not is_awaited or len(self._hints) >= self._max_hints:
+            self._frozen_hints, self._hints = self._hints.split(self._max_in_commit)
         left = {value for value in self._replacing if self._hints.get(value) is not None}
         frozen = FrozenHashes(
             self._frozen_stored.freeze(),

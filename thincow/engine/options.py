@@ -22,7 +22,10 @@ class Tuning:
     commit_dirty_windows: int = 1024
     """Changed windows after which a commit is due."""
     commit_staged_hashes: int = 1 << 18
-    """Hash entries waiting for the table after which a commit is due."""
+    """Hash entries waiting for the table after which a commit is due; of what is upstream, a commit
+    takes no more at a time."""
+    max_waiting_hints: int = 1 << 21
+    """Hash entries of what is upstream that may wait for a commit that nobody waits for."""
     commit_interval_s: float = 5.0
     """Seconds after which changes are committed even if nobody asks."""
     max_reserve_bytes: int = 8 << 20

@@ -165,6 +165,17 @@ class StagedEntries:
         while self._among_arrays(values, hashes, take_away=True):
             pass  # there may be older ones
 
+    def split(self, count: int) -> tuple["StagedEntries", "StagedEntries"]:
+        """Return the oldest `count` entries, and the others; this is not used any more."""
+        others = StagedEntries(self._zero_hash)
+        if len(self) <= count:
+            return self, others
+        oldest = StagedEntries(self._zero_hash)
+        hashes, references = self.freeze().together()
+        oldest.note_columns(Columns(hashes[:count], references[:count]))
+        others.note_columns(Columns(hashes[count:], references[count:]))
+        return oldest, others
+
     def freeze(self) -> FrozenEntries:
         """Return all for a commit; from now on nothing is added or taken away."""
         parts = self._waiting

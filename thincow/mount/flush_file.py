@@ -42,6 +42,7 @@ class FlushRunner:
     ) -> None:
         """Flush an engine, whose devices are shown as `files`, at `paths` by their ids."""
         self._engine = engine
+        self._many_hints = engine.options.tuning.max_waiting_hints // 2
         self._scheduler = scheduler
         self._files = files
         self._paths = paths
@@ -135,8 +136,9 @@ class FlushRunner:
                 elif isinstance(step, Pause):
                     await trio.sleep(_WAIT_S)
                 else:
-                    # What batches taught is committed meanwhile, when it has become much.
-                    self._scheduler.note_change()
+                    # What batches taught is committed later, or meanwhile when it is very much.
+                    if self._engine.hints_waiting > self._many_hints:
+                        self._scheduler.note_change()
                     await trio.to_thread.run_sync(step.run, limiter=self._limiter)
             except RequestError as error:
                 steps.throw(error)
