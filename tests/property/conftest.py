@@ -1,5 +1,7 @@
 """Fixtures and options of the random tests."""
 
+import zlib
+
 import pytest
 
 from tests.support.engines import new_store, store
@@ -15,6 +17,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--operations", type=int, help=f"operations in all (default: {DEFAULT_OPERATIONS})"
     )
     group.addoption("--first-seed", type=int, help="seed of the first of the random tests")
+
+
+@pytest.fixture(autouse=True)
+def _entries_in_arrays(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep staged hash entries as large requests do in half of the tests: theirs are small."""
+    if zlib.crc32(request.node.name.encode()) & 1:
+        monkeypatch.setattr("thincow.engine.staged_entries._FEW", 1)
+        monkeypatch.setattr("thincow.engine.staged_entries._MANY_SINGLES", 2)
 
 
 @pytest.fixture

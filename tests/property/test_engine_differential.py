@@ -46,7 +46,9 @@ class EngineTarget:
         tuning = Tuning(
             max_reserve_bytes=4096,
             window_blocks=self.random.choice((1, 4, 16, 4096)),
-            cached_windows=self.random.choice((1, 3, 100)),
+            cached_windows=(windows := self.random.choice((1, 3, 100))),
+            commit_staged_hashes=3 * windows,
+            max_waiting_hints=5 * windows,
             checkpoint_wal_bytes=self.random.choice((0, 1 << 16, 64 << 20)),
         )
         self.store.open(

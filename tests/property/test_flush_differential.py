@@ -77,7 +77,9 @@ class Case:
     def open(self, **options: object) -> None:
         tuning = Tuning(
             window_blocks=self.chance.choice((4, 16, 4096)),
-            cached_windows=self.chance.choice((1, 3, 100)),
+            cached_windows=(windows := self.chance.choice((1, 3, 100))),
+            commit_staged_hashes=3 * windows,
+            max_waiting_hints=5 * windows,
             max_reserve_bytes=4096,
         )
         self.store.disk = self.disk
