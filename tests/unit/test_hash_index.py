@@ -115,13 +115,13 @@ def test_runs_of_what_was_read_are_found_and_stored_without_zeros(bench):
     zero = bench.index.zero_hash
     bench.index.note_read([zero] * 3, UPSTREAM + 100)
     assert bench.index.staged_entries == 0
-    bench.index.note_read([zero] * 30, UPSTREAM + 100)
+    bench.index.note_read([zero] * 90, UPSTREAM + 100)
     assert bench.index.staged_entries == 0
-    filler = list(range(1000, 1020))
+    filler = list(range(1000, 1100))
     bench.index.note_read([5, zero, HIGH, 5, *filler], UPSTREAM)
     frozen = bench.index.freeze()
-    bench.index.note_read([6, 7], UPSTREAM + 20)
-    expected = {HIGH: UPSTREAM + 2, 6: UPSTREAM + 20, 7: UPSTREAM + 21}
+    bench.index.note_read([6, 7], UPSTREAM + 200)
+    expected = {HIGH: UPSTREAM + 2, 6: UPSTREAM + 200, 7: UPSTREAM + 201}
     found = bench.index.lookup_many([5, 6, 7, zero, HIGH])
     assert found.pop(5) in (UPSTREAM, UPSTREAM + 3)
     assert found == expected
@@ -208,6 +208,28 @@ def test_newer_entry_hides_an_older_one(bench):
     assert bench.index.lookup(1) == COW + 1
     bench.index.merge_back(frozen)
     assert bench.index.lookup(1) == COW + 1
+
+
+def test_newer_entry_of_one_of_many_hides_an_older_one(bench):
+    values = list(range(1, 101))
+    bench.index.note_stored(values, range(COW, COW + 100))
+    frozen = bench.index.freeze()
+    bench.index.note_stored(values, range(COW + 500, COW + 600))
+    expected = dict(zip(values, range(COW + 500, COW + 600), strict=True))
+    assert bench.index.lookup_many(values) == expected
+    bench.index.merge_back(frozen)
+    assert bench.index.lookup_many(values) == expected
+
+
+def test_stale_entry_gives_way_to_upstream_rather_than_to_a_copy(bench):
+    bench.note((1, UPSTREAM))
+    bench.commit()
+    bench.index.note_stale(1)
+    bench.note((1, COW))
+    bench.note((1, UPSTREAM + 9))
+    bench.commit()
+    assert hashes_table.lookup(bench.db, 1) == UPSTREAM + 9
+    assert bench.entries == 1
 
 
 def test_entries_of_a_failed_commit_come_with_the_next(bench):
@@ -358,11 +380,12 @@ def test_table_whose_bound_was_lowered_shrinks_bit_by_bit():
         lowered.entries = write(
             lowered.db, frozen, lowered.index.filter, lowered.entries, 1000, number
         )
-        lowered.index.note_stored(range(50_000 + number, 50_003 + number), range(COW, COW + 3))
+        first = 50_000 + 3 * number
+        lowered.index.note_stored(range(first, first + 3), range(COW, COW + 3))
         sizes.append(hashes_table.count(lowered.db))
-    assert sizes[0] > 15_000
-    assert sizes == sorted(sizes, reverse=True)
-    assert lowered.entries == sizes[-1] < 12_000
+    # Each three new entries drive out six: those of the first commit are noted after it.
+    assert sizes == list(range(20_000, 20_000 - 10 * 3, -3))
+    assert lowered.entries == sizes[-1]
 
 
 def test_table_shrinks_when_its_bound_does(new_store: NewStore):

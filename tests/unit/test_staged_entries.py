@@ -5,8 +5,9 @@ import random
 import numpy as np
 import pytest
 
+from thincow.engine.entry_columns import Columns
 from thincow.engine.hash_filter import signed
-from thincow.engine.staged_entries import Columns, HashRun, StagedEntries
+from thincow.engine.staged_entries import StagedEntries
 
 ZERO = 0xC77B3ABB6F87ACD9
 
@@ -18,6 +19,7 @@ def committed(entries: StagedEntries) -> dict[int, int]:
 
 
 def check(entries: StagedEntries, expected: dict[int, int], absent: list[int]) -> None:
+    entries.make_ready()
     values = [*expected, *absent]
     assert entries.among(values, signed(values)) == expected
     assert {value: entries.get(value) for value in expected} == expected
@@ -32,11 +34,12 @@ def test_entries_are_as_in_a_dictionary(seed):
     pool = [chance.getrandbits(64) >> (40 if seed % 3 == 0 else 0) for _ in range(3000)] + [ZERO]
     entries, expected = StagedEntries(ZERO), {}
     for _ in range(chance.randint(1, 60)):
-        values = chance.sample(pool, min(len(pool), chance.choice([1, 3, 15, 16, 40, 900])))
+        values = chance.sample(pool, min(len(pool), chance.choice([1, 3, 63, 64, 90, 900])))
         first = chance.randrange(1 << 50)
         places = range(first, first + len(values))
-        kind = chance.choice(["note", "list", "run", "columns", "one", "discard", "look"])
+        kind = chance.choice(["note", "list", "columns", "one", "discard", "look"])
         if kind == "discard":
+            entries.make_ready()
             entries.discard(values)
             for value in values:
                 expected.pop(value, None)
@@ -49,8 +52,6 @@ def test_entries_are_as_in_a_dictionary(seed):
             entries.note(values, places)
         elif kind == "list":
             entries.note(values, list(places))
-        elif kind == "run":
-            entries.note_run(HashRun(signed(values), first))
         elif kind == "columns":
             entries.note_columns(Columns(signed(values), np.array(places)))
         else:
@@ -72,6 +73,64 @@ def test_one_content_may_come_again_and_again():
     check(entries, {5: 400_998, 9: 99_999}, [6])
     entries.discard([9])
     check(entries, {5: 400_998}, [9])
+
+
+def test_one_content_may_come_between_lookups():
+    """Entries that newer ones hide leave their chains, or all that ask would go past them."""
+    chance = random.Random(2)
+    entries, expected = StagedEntries(ZERO), {}
+    for number in range(300):
+        other = chance.getrandbits(64)
+        entries.note([5] * 200 + [other], range(number * 1000, number * 1000 + 201))
+        expected |= {5: number * 1000 + 199, other: number * 1000 + 200}
+        assert entries.get(5) == number * 1000 + 199
+    check(entries, expected, [6])
+    heads, _hashes, _references, after = entries._cells
+    links, at = 0, heads[0]
+    while at != -1:
+        links, at = links + 1, after[at]
+    assert links < 10
+    entries.discard([5])
+    del expected[5]
+    check(entries, expected, [5, 6])
+
+
+def test_no_lookup_waits_for_more_than_some_entries(monkeypatch):
+    monkeypatch.setattr("thincow.engine.staged_entries._AT_A_TIME", 100)
+    values = list(range(1, 1001))
+    entries = StagedEntries(ZERO)
+    entries.note(values, range(1000))
+    assert entries.get(100) == 99
+    assert entries.get(999) is None
+    assert committed(entries) == dict(zip(values, range(1000), strict=True))
+    entries.make_ready()
+    check(entries, dict(zip(values, range(1000), strict=True)), [2000])
+
+
+@pytest.mark.parametrize("count", [0, 1, 70, 99, 100, 101])
+def test_the_oldest_entries_are_split_off(count):
+    chance = random.Random(3)
+    values = [chance.getrandbits(64) for _ in range(100)]
+    entries = StagedEntries(ZERO)
+    entries.note(values[:80], range(80))
+    entries.get(values[0])
+    for value, place in zip(values[80:], range(80, 100), strict=True):
+        entries.note_one(value, place)
+    oldest, others = entries.split(count)
+    check(oldest, dict(zip(values[:count], range(count), strict=False)), values[count:])
+    check(others, dict(zip(values[count:], range(count, 100), strict=False)), values[:count])
+
+
+def test_single_entries_move_to_arrays_when_they_are_many():
+    chance = random.Random(4)
+    values = [chance.getrandbits(64) for _ in range(10_000)]
+    entries = StagedEntries(ZERO)
+    for at, value in enumerate(values[:5000]):
+        entries.note_one(value, at)
+    for at in range(5000, 10_000, 10):
+        entries.note(values[at : at + 10], range(at, at + 10))
+    assert len(entries.freeze().singles) < 5000
+    check(entries, dict(zip(values, range(10_000), strict=True)), [6])
 
 
 def test_what_was_frozen_stays_as_it_was():

@@ -237,15 +237,15 @@ class Flush:
     def _take(self, device: Device, work: BatchWrite) -> None:
         """Change the map by what was written."""
         parts = self._tools.parts
-        written = work.written()
+        learnt = work.written()
+        written = learnt.references
         is_touched = self._note_changes().contains(written)
         with self._map.unwatched():
             for start, length in merge_numbers(written[~is_touched]):
                 self._map.assign(start, [(start, length)])
-        runs = [(start, len(values)) for values, start in work.learnt]
-        parts.hashes.note_flushed(work.learnt)
+        parts.hashes.note_flushed(learnt)
         device.update(row := row_after_write(device.row, work.mtime_ns))
-        parts.upstream.written(runs, row, work.fingerprints(self._sampled))
+        parts.upstream.written(merge_numbers(written), row, work.fingerprints(self._sampled))
         device.stats.flush_writes += len(written) - work.equal_blocks
         device.stats.flush_equal += work.equal_blocks
         device.stats.flush_errors += len(work.bad)

@@ -19,11 +19,11 @@ import numpy as np
 from thincow.engine.block_ranges import BlockRanges
 from thincow.engine.buffers import BlockBuffer, new_buffer
 from thincow.engine.device import Device
+from thincow.engine.entry_columns import Columns
 from thincow.engine.flush_compare import held_upstream
 from thincow.engine.flush_source import Source
 from thincow.engine.hash_filter import signed
 from thincow.engine.runs import Int64Array, ReferenceCodec, merge_numbers, split
-from thincow.engine.staged_entries import HashRun
 from thincow.store.upstream_writer import UpstreamWriter
 
 _PIECE_BYTES = 1 << 20
@@ -58,8 +58,6 @@ class BatchWrite:
     equal_blocks: int = 0
     """How many blocks upstream held already."""
     mtime_ns: int | None = None
-    learnt: list[HashRun] = field(default_factory=list)
-    """The hashes of the blocks that were written."""
     _hashes: Int64Array = field(init=False)
     """Signed hash of each block; of those in `bad` that mean nothing."""
     _runs: list[int] = field(init=False)
@@ -76,20 +74,14 @@ class BatchWrite:
         if not self._write_all():
             self._find_bad_blocks()
         self.mtime_ns = self.writer.mtime_ns()
-        runs = merge_numbers(self.written())
-        places = self.addresses.searchsorted([start for start, _ in runs]).tolist()
-        self.learnt = [
-            HashRun(self._hashes[at : at + length], start)
-            for at, (start, length) in zip(places, runs, strict=True)
-        ]
 
-    def written(self) -> Int64Array:
-        """Return the addresses of the blocks that were written."""
+    def written(self) -> Columns:
+        """Return the signed hashes and the addresses of the blocks that were written."""
         if not self.bad:
-            return self.addresses
+            return Columns(self._hashes, self.addresses)
         is_good = np.ones(len(self.addresses), np.bool_)
         is_good[self.addresses.searchsorted(sorted(self.bad))] = False
-        return self.addresses[is_good]
+        return Columns(self._hashes[is_good], self.addresses[is_good])
 
     def fingerprints(self, sampled: Int64Array) -> dict[int, int]:
         """Return the signed hashes of those of some blocks, ascending, that were written."""

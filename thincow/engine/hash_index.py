@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
+from thincow.engine.entry_columns import Columns, FrozenEntries, is_among
 from thincow.engine.hash_filter import HashFilter, signed
-from thincow.engine.staged_entries import Columns, FrozenEntries, HashRun, StagedEntries
+from thincow.engine.staged_entries import StagedEntries
 from thincow.store import hashes_table
 from thincow.store.connection import Connection
 
@@ -22,8 +23,8 @@ _SIGN = 1 << 63
 _MODULUS = 1 << 64
 _FEW = 8
 """Up to here arrays cost more than loops."""
-_SOME = 1 << 10
 _MOST_AT_ONCE = 1 << 16
+"""Entries that a mount drops, which takes some tenths of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +136,8 @@ class HashIndex:
         self._stored.note(values, references)
 
     def note_one_stored(self, value: int, reference: int) -> None:
-        """Record as `note_stored` does for one content."""
+        """Record as `note_stored` does for one content, of which `lookup` found nothing."""
         if value != self.zero_hash:
-            if self._hints and self._hints.get(value) is not None:
-                self._hints.discard([value])
             self._stored.note_one(value, reference)
 
     def note_read(self, values: Sequence[int], address: int) -> None:
@@ -151,13 +150,13 @@ class HashIndex:
         if self.learns_upstream and value != self.zero_hash:
             self._hints.note_one(value, address)
 
-    def note_flushed(self, runs: Sequence[HashRun]) -> None:
+    def note_flushed(self, written: Columns) -> None:
         """Record contents that a flush wrote upstream and synced."""
-        for run in runs:
-            self._hints.note_run(run)
+        self._hints.note_columns(written)
 
     def note_copied(self, values: Sequence[int], references: Sequence[int]) -> None:
         """Record copies in the COW store, in place of what is upstream and to be overwritten."""
+        self._hints.make_ready()
         self.note_stored(values, references)
         self._replacing.update(values)
 
@@ -180,7 +179,10 @@ class HashIndex:
             self._frozen_hints, self._hints = self._hints, self._none()
         elif not is_awaited or len(self._hints) >= self._max_hints:
             self._frozen_hints, self._hints = self._hints.split(self._max_in_commit)
-        left = {value for value in self._replacing if self._hints.get(value) is not None}
+        left: set[int] = set()
+        if self._replacing and self._hints:
+            replacing = list(self._replacing)
+            left = set(self._hints.among(replacing, signed(replacing)))
         frozen = FrozenHashes(
             self._frozen_stored.freeze(),
             self._frozen_hints.freeze(),
@@ -213,7 +215,7 @@ class HashIndex:
         stored = self._stored.among(values, hints.hashes) if self._stored else {}
         if not stored:
             return hints
-        is_wanted = ~np.isin(hints.hashes, signed(list(stored)))
+        is_wanted = ~is_among(hints.hashes, signed(stored))
         return Columns(hints.hashes[is_wanted], hints.references[is_wanted])
 
     def _none(self) -> StagedEntries:
@@ -248,19 +250,19 @@ def write(
             known.add_one(value)
             as_stored = value - _MODULUS if value >= _SIGN else value
             entries += hashes_table.insert_new_cow(db, as_stored, reference)
-        return shrink(db, entries, capacity, generation, entries - before)
+        return shrink(db, entries, capacity, generation, 2 * (entries - before))
     stored, hints = frozen.stored.ascending(), frozen.hints.ascending()
     if frozen.replacing:
         replacing = signed(frozen.replacing)
         for hashes, references in (stored, hints):
-            is_newer = np.isin(hashes, replacing)
+            is_newer = is_among(hashes, replacing)
             newer = Columns(hashes[is_newer], references[is_newer])
             # What was evicted meanwhile is counted; the others are overwritten then.
             entries += _insert(db, known, newer)
             hashes_table.replace(db, *newer)
     entries += _insert(db, known, stored)
     entries += _insert(db, known, hints)
-    return shrink(db, entries, capacity, generation, entries - before)
+    return shrink(db, entries, capacity, generation, 2 * (entries - before))
 
 
 def _insert(db: Connection, known: HashFilter, columns: Columns) -> int:
@@ -273,15 +275,13 @@ def _insert(db: Connection, known: HashFilter, columns: Columns) -> int:
 
 
 def shrink(
-    db: Connection, entries: int, capacity: int, generation: int, added: int = _MOST_AT_ONCE
+    db: Connection, entries: int, capacity: int, generation: int, most: int = _MOST_AT_ONCE
 ) -> int:
-    """Evict what the table, with `entries`, has too many; return how many are left.
+    """Evict what the table, with `entries`, has too many, at `most` so many; return what is left.
 
-    Not many more at once than were `added`: where the bound was lowered the rest goes later, since
-    a commit or a mount that drops tens of millions takes long.
+    Where the bound was lowered the rest goes later: to drop tens of millions takes a minute.
     """
     if entries <= capacity:
         return entries
     start = xxh3_64_intdigest(generation.to_bytes(8, "little")) - _SIGN
-    excess = min(entries - capacity, 2 * added + _SOME)
-    return entries - hashes_table.evict(db, start, excess)
+    return entries - hashes_table.evict(db, start, min(entries - capacity, most))

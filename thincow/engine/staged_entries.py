@@ -1,80 +1,39 @@
 """Hash entries of one epoch, in memory.
 
-A hash table whose chains are arrays, so that a request's entries are added and looked up together:
-a dictionary costs ten times the memory, and a miss of the processor's caches for each. Single
-entries are kept in a small dictionary, and large notes as they come, until somebody looks something
-up. Newer entries of a hash hide older ones.
+Chains in arrays, so that what a large request brings is added and looked up together: a dictionary
+takes four times the memory, and a miss of the processor's caches for each entry. Those of small
+requests are gathered in a small dictionary, and large notes wait as they come until somebody looks
+something up. Newer entries of a hash hide older ones.
 """
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from thincow.engine.entry_columns import Columns, FrozenEntries, columns_of, joined, last_of_each
 from thincow.engine.hash_filter import signed
-from thincow.engine.runs import BoolArray, Int64Array
+from thincow.engine.runs import Int64Array
 
 Int32Array = npt.NDArray[np.int32]
 
-_FEW: Final = 16
-"""So few entries at a time cost less in a dictionary."""
+_FEW: Final = 64
+"""Fewer entries at a time cost less one by one."""
 _MANY_SINGLES: Final = 1 << 12
 """A dictionary with more than this is larger than the processor's caches."""
+_AT_A_TIME: Final = 1 << 16
+"""So many entries one lookup makes ready to be found, so that no request waits for millions."""
 _SLOT_BITS: Final = 19
 _SIGN: Final = 1 << 63
 _MODULUS: Final = 1 << 64
 _MOST_ALIKE: Final = 16
-"""More entries for one slot than chance brings at a time: the same content again and again."""
+"""More entries for one slot than chance brings at a time: mostly the same content."""
 _END: Final = -1
 """Where a chain ends."""
 _GONE: Final = np.iinfo(np.int64).min
 """The reference of an entry that was taken away."""
-
-
-class HashRun(NamedTuple):
-    """Signed hashes of consecutive blocks, and the address of the first; not to be changed."""
-
-    hashes: Int64Array
-    address: int
-
-
-class Columns(NamedTuple):
-    """Signed hashes, and the reference of each."""
-
-    hashes: Int64Array
-    references: Int64Array
-
-
-@dataclass(frozen=True, slots=True)
-class FrozenEntries:
-    """Entries of a frozen epoch, oldest first; for any thread, since nothing of it changes."""
-
-    parts: tuple[Columns, ...]
-    singles: dict[int, int]
-    """Unsigned hash -> reference: the newest."""
-
-    def __len__(self) -> int:
-        """Return the number of entries, older ones of a hash included."""
-        return sum(len(part.hashes) for part in self.parts) + len(self.singles)
-
-    def together(self) -> Columns:
-        """Return all, oldest first."""
-        parts = [*self.parts, _columns_of(self.singles)] if self.singles else self.parts
-        return _joined(parts)
-
-    def ascending(self) -> Columns:
-        """Return the newest entry of each hash, in ascending order of hashes."""
-        hashes, references = self.together()
-        order = np.argsort(hashes)
-        ascending = hashes[order]
-        if (ascending[1:] == ascending[:-1]).any():
-            is_newest = _is_newest(hashes)
-            hashes, references = hashes[is_newest], references[is_newest]
-            order = np.argsort(hashes)
-            ascending = hashes[order]
-        return Columns(ascending, references[order])
 
 
 class StagedEntries:
@@ -85,7 +44,8 @@ class StagedEntries:
         self._zero_hash = zero_hash
         self._signed_zero_hash = np.uint64(zero_hash).astype(np.int64)
         self._singles: dict[int, int] = {}
-        self._waiting: list[Columns] = []
+        self._waiting: deque[Columns] = deque()
+        self._is_shared = False
         self._chained = 0
         self._hashes = np.empty(0, np.int64)
         self._references = np.empty(0, np.int64)
@@ -103,6 +63,7 @@ class StagedEntries:
         if len(values) < _FEW:
             self._singles.update(zip(values, references, strict=True))
             self._singles.pop(self._zero_hash, None)
+            self._limit_singles()
             return
         if isinstance(references, range):
             places = np.arange(references.start, references.stop, dtype=np.int64)
@@ -120,50 +81,43 @@ class StagedEntries:
             self._retire_singles()
             self._add(Columns(hashes, references))
 
-    def note_run(self, run: HashRun) -> None:
-        """Add the entries of consecutive blocks."""
-        hashes, first = run
-        self.note_columns(Columns(hashes, np.arange(first, first + len(hashes), dtype=np.int64)))
-
     def note_one(self, value: int, reference: int) -> None:
         """Add an entry of an unsigned hash, not that of zeros."""
         self._singles[value] = reference
-        if len(self._singles) > _MANY_SINGLES:
-            self._retire_singles()
+        self._limit_singles()
 
     def get(self, value: int) -> int | None:
-        """Return the reference of an unsigned hash."""
-        found = self._singles.get(value)
-        if found is not None or not self._in_arrays:
-            return found
+        """Return the reference of an unsigned hash, as far as `among` finds it."""
         if self._waiting:
             self._chain()
-        heads, hashes, references, after = self._cells
-        wanted = value - _MODULUS if value >= _SIGN else value
-        at = heads[value >> (64 - _SLOT_BITS)]
-        while at != _END:
-            if hashes[at] == wanted and references[at] != _GONE:
-                return int(references[at])
-            at = after[at]
-        return None
+        return self._find(value)
 
     def among(self, values: Sequence[int], hashes: Int64Array) -> dict[int, int]:
-        """Return the entries of some hashes, given unsigned and, as an array, signed."""
-        found = self._among_arrays(values, hashes) if self._in_arrays else {}
+        """Return the entries of some hashes, given unsigned and, as an array, signed.
+
+        Of very many that were noted at once, the last may not be found yet.
+        """
+        if self._waiting:
+            self._chain()
+        if len(values) < _FEW:
+            return {value: place for value in values if (place := self._find(value)) is not None}
+        found = self._among_arrays(values, hashes) if self._chained else {}
         singles = self._singles
         if singles and not singles.keys().isdisjoint(values):
             found |= {value: singles[value] for value in values if value in singles}
         return found
 
+    def make_ready(self) -> None:
+        """Have everything found from now on."""
+        while self._waiting:
+            self._chain()
+
     def discard(self, values: Sequence[int]) -> None:
-        """Take the entries of some unsigned hashes away."""
+        """Take the entries of some unsigned hashes away, as far as `among` finds them."""
         for value in self._singles.keys() & values if self._singles else ():
             del self._singles[value]
-        if not self._in_arrays:
-            return
-        hashes = signed(values)
-        while self._among_arrays(values, hashes, take_away=True):
-            pass  # there may be older ones
+        if self._chained:
+            self._among_arrays(values, signed(values), take_away=True)
 
     def split(self, count: int) -> tuple["StagedEntries", "StagedEntries"]:
         """Return the oldest `count` entries, and the others; this is not used any more."""
@@ -178,7 +132,8 @@ class StagedEntries:
 
     def freeze(self) -> FrozenEntries:
         """Return all for a commit; from now on nothing is added or taken away."""
-        parts = self._waiting
+        self._is_shared = True
+        parts = list(self._waiting)
         if self._chained:
             chained = Columns(self._hashes[: self._chained], self._references[: self._chained])
             is_there = chained.references != _GONE
@@ -187,21 +142,39 @@ class StagedEntries:
             parts = [chained, *parts]
         return FrozenEntries(tuple(parts), self._singles)
 
+    def _limit_singles(self) -> None:
+        if len(self._singles) > _MANY_SINGLES:
+            self._retire_singles()
+
     def _retire_singles(self) -> None:
         """Move single entries to the arrays, where newer ones hide them."""
         if self._singles:
-            self._add(_columns_of(self._singles))
+            self._add(columns_of(self._singles))
             self._singles = {}
 
     def _add(self, columns: Columns) -> None:
-        self._waiting.append(columns)
-        self._in_arrays += len(columns.hashes)
+        hashes, references = columns
+        for at in range(0, len(hashes), _AT_A_TIME):
+            part = slice(at, at + _AT_A_TIME)
+            self._waiting.append(Columns(hashes[part], references[part]))
+        self._in_arrays += len(hashes)
+
+    def _find(self, value: int) -> int | None:
+        found = self._singles.get(value)
+        if found is not None or not self._chained:
+            return found
+        heads, hashes, references, after = self._cells
+        wanted = value - _MODULUS if value >= _SIGN else value
+        at = heads[value >> (64 - _SLOT_BITS)]
+        while at != _END:
+            if hashes[at] == wanted and references[at] != _GONE:
+                return int(references[at])
+            at = after[at]
+        return None
 
     def _among_arrays(
         self, values: Sequence[int], hashes: Int64Array, *, take_away: bool = False
     ) -> dict[int, int]:
-        if self._waiting:
-            self._chain()
         found: dict[int, int] = {}
         entries = self._heads[_slots(hashes)]
         asked = np.flatnonzero(entries != _END)
@@ -219,14 +192,23 @@ class StagedEntries:
                 if take_away:
                     self._references[at] = _GONE
             entries = self._next[entries]
-            goes_on = ~is_there & (entries != _END)
+            # There may be older ones of the same hash, which must go, too.
+            goes_on = (entries != _END) & (take_away | ~is_there)
             asked, entries = asked[goes_on], entries[goes_on]
         return found
 
     def _chain(self) -> None:
-        """Put what waits into the chains."""
-        hashes, references = _joined(self._waiting)
-        self._waiting = []
+        """Put what waits into the chains, the oldest first."""
+        parts = [self._waiting.popleft()]
+        count = len(parts[0].hashes)
+        while self._waiting and count + len(self._waiting[0].hashes) <= _AT_A_TIME:
+            parts.append(self._waiting.popleft())
+            count += len(parts[-1].hashes)
+        hashes, references = joined(parts)
+        if self._is_shared:
+            self._references = self._references.copy()
+            self._is_shared = False
+            self._look_at_cells()
         first, end = self._chained, self._chained + len(hashes)
         self._grow(end)
         self._hashes[first:end] = hashes
@@ -239,15 +221,23 @@ class StagedEntries:
         while len(entries):
             steps += 1
             if steps == _MOST_ALIKE:
-                is_newest = _is_newest(self._hashes[entries])
+                is_newest = last_of_each(self._hashes[entries])
                 self._references[entries[~is_newest]] = _GONE
                 entries, slots = entries[is_newest], slots[is_newest]
             before = heads[slots]
             # Of several for one slot the last assignment counts: the oldest comes first.
             heads[slots[::-1]] = entries[::-1]
             is_first = heads[slots] == entries
-            self._next[entries[is_first]] = before[is_first]
+            self._link(entries[is_first], before[is_first])
             entries, slots = entries[~is_first], slots[~is_first]
+
+    def _link(self, entries: Int32Array, before: Int32Array) -> None:
+        """Put entries before those that begin their chains; what these hide mostly leaves them."""
+        self._next[entries] = before
+        hidden = (before != _END) & (self._hashes[before] == self._hashes[entries])
+        if hidden.any():
+            self._references[before[hidden]] = _GONE
+            self._next[entries[hidden]] = self._next[before[hidden]]
 
     def _grow(self, wanted: int) -> None:
         if wanted <= len(self._hashes):
@@ -266,34 +256,8 @@ class StagedEntries:
         self._cells = tuple(array.data for array in arrays)
 
 
-def _is_newest(hashes: Int64Array) -> BoolArray:
-    """Tell of each hash whether it does not come again later."""
-    order = np.argsort(hashes, kind="stable")
-    ascending = hashes[order]
-    is_newest = np.zeros(len(hashes), np.bool_)
-    is_newest[order[:-1][ascending[1:] != ascending[:-1]]] = True
-    is_newest[order[-1:]] = True
-    return is_newest
-
-
 def _slots(hashes: Int64Array) -> Int64Array:
     return (hashes.view(np.uint64) >> np.uint64(64 - _SLOT_BITS)).view(np.int64)
-
-
-def _columns_of(entries: dict[int, int]) -> Columns:
-    references = np.fromiter(entries.values(), np.int64, len(entries))
-    return Columns(np.fromiter(entries, np.uint64, len(entries)).view(np.int64), references)
-
-
-def _joined(parts: Sequence[Columns]) -> Columns:
-    if len(parts) == 1:
-        return parts[0]
-    if not parts:
-        return Columns(np.empty(0, np.int64), np.empty(0, np.int64))
-    return Columns(
-        np.concatenate([part.hashes for part in parts]),
-        np.concatenate([part.references for part in parts]),
-    )
 
 
 def _enlarged(array: Int64Array, size: int) -> Int64Array:

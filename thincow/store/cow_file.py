@@ -7,7 +7,7 @@ from typing import Final
 
 from thincow.errors import NoSpaceError, StoreFailedError
 from thincow.store.disk import Disk
-from thincow.store.writeback import EarlyWriteback
+from thincow.store.writeback import BackgroundWriteback
 
 COW_NAME = "cowdata"
 _MIN_CLAIM_BYTES: Final = 1 << 20
@@ -32,7 +32,7 @@ class CowFile:
         self._claimed_end = self.size_bytes
         self._can_claim = True
         self._can_punch = True
-        self._writeback = EarlyWriteback(disk, self.fd)
+        self._writeback = BackgroundWriteback(disk, self.fd)
         self.unsynced = False
         """Contents were written that no sync covers yet; reset by who takes care of the sync."""
 
@@ -112,4 +112,5 @@ class CowFile:
 
     def close(self) -> None:
         """Close the file without syncing it."""
+        self._writeback.close()
         self._disk.close(self.fd)

@@ -7,7 +7,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -130,9 +130,10 @@ class Lab:
         us a page. Whoever works after others would pay for what these have let go.
         """
         available = os.sysconf("SC_AVPHYS_PAGES") * mmap.PAGESIZE
-        length = min(_READY_BYTES, available * 3 // 5, 2 * self.sizes.device_bytes)
+        length = max(MIB, min(_READY_BYTES, available * 3 // 5, 2 * self.sizes.device_bytes))
         with mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-            memory.madvise(mmap.MADV_HUGEPAGE)
+            with suppress(OSError):  # a kernel without large pages takes longer
+                memory.madvise(mmap.MADV_HUGEPAGE)
             start = ctypes.c_char.from_buffer(memory)
             ctypes.memset(ctypes.addressof(start), 1, length)
             del start

@@ -98,11 +98,11 @@ def _mount(lab: Lab, place: Path) -> tuple[float, float]:
     begin = time.perf_counter()
     places = ("--upstream", place / "upstream", "--data-dir", place / "store")
     thincow("mount", "--hash-table-size", str(HASH_TABLE_BYTES), *places, point)
-    took = time.perf_counter() - begin
-    pid = int((point / "debug" / "pid.txt").read_text())
-    peak = peak_rss_mib(pid)
-    thincow("umount", point)
-    return took, peak
+    try:
+        took = time.perf_counter() - begin
+        return took, peak_rss_mib(int((point / "debug" / "pid.txt").read_text()))
+    finally:
+        thincow("umount", point)
 
 
 def _fsck(place: Path) -> tuple[float, float]:
