@@ -208,21 +208,23 @@ def test_reading_does_not_fill_the_memory_of_a_failed_store(scripted, disk):
 
 
 def test_reading_makes_a_commit_due_and_notes_no_more_than_that_takes(new_store):
-    tuning = Tuning(window_blocks=4, commit_staged_hashes=3, max_waiting_hints=6)
+    tuning = Tuning(window_blocks=4, commit_staged_hashes=4, max_waiting_hints=6)
     store = new_store(tuning=tuning)
     store.add("a", "abcdefghijkl")
     engine = store.open()
-    store.read_blocks("a", 0, 3)
+    store.read_blocks("a", 0, 4)
     assert not engine.hints_due
-    store.read_blocks("a", 3, 1)
+    store.read_blocks("a", 4, 1)
     assert engine.hints_due
-    for block in range(4, 12):
+    for block in range(5, 12):
         store.read_blocks("a", block, 1)
-    assert engine.hints_waiting == 2 * 3
+    assert engine.hints_waiting == 6
     engine.commit()
-    assert engine.hints_waiting == 3
-    engine.commit()
+    assert engine.hints_waiting == 4
     assert not engine.hints_due
+    engine.commit()
+    engine.commit()
+    assert engine.hints_waiting == 0
     store.read_blocks("a", 6, 3)
     assert engine.hints_waiting == 3
 

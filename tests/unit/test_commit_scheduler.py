@@ -329,6 +329,32 @@ def test_write_that_makes_a_commit_due_starts_it() -> None:
     run(test)
 
 
+def test_commits_that_take_a_part_each_follow_each_other() -> None:
+    engine = FakeEngine()
+    left = [3, 2]
+
+    def finish(commit: FakeCommit) -> None:
+        FakeEngine.finish(engine, commit)
+        engine.written = left[:1]
+        del left[:1]
+        engine.commit_due = bool(engine.written)
+
+    engine.finish = finish  # type: ignore[method-assign]
+
+    async def test() -> None:
+        scheduler = scheduled(engine)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(scheduler.run)
+            await trio.testing.wait_all_tasks_blocked()
+            engine.written, engine.commit_due = [4], True
+            scheduler.note_change()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert engine.durable == [4, 3, 2]
+            nursery.cancel_scope.cancel()
+
+    run(test)
+
+
 def test_writer_waits_for_room_until_a_commit_has_made_some() -> None:
     engine = FakeEngine()
     engine.written.append(1)

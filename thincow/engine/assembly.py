@@ -66,7 +66,7 @@ def assemble(
         hash_capacity(options),
         store.facts.hash_entries,
         max_hints=options.tuning.max_waiting_hints,
-        max_in_commit=options.tuning.commit_staged_hashes,
+        max_in_commit=max(1, options.tuning.commit_staged_hashes // 2),
     )
     bits = store.facts.checksum_bits
     checksums = Checksums(sums, bits, keeps_new=not options.read_only) if bits else None

@@ -21,9 +21,9 @@ class Tuning:
     """Bytes of new content after which a commit is due."""
     commit_dirty_windows: int = 1024
     """Changed windows after which a commit is due."""
-    commit_staged_hashes: int = 1 << 18
+    commit_staged_hashes: int = 1 << 19
     """Hash entries waiting for the table after which a commit is due; of what is upstream, a commit
-    takes no more at a time."""
+    takes half as many at a time, so that an fsync need not wait for more."""
     max_waiting_hints: int = 1 << 21
     """Hash entries of what is upstream that may wait for a commit that nobody waits for."""
     commit_interval_s: float = 5.0

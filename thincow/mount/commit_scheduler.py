@@ -62,6 +62,7 @@ class CommitScheduler:
             self._due = trio.Event()
             if self._engine.is_dirty and not self._engine.failed:
                 await self._commit_in_background()
+                self.note_change()  # it may have taken only a part of what waits
 
     async def give_space_back(self) -> None:
         """Give free space back after commits, in a thread; never returns."""

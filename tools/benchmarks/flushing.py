@@ -113,7 +113,7 @@ def _measure_scattered(lab: Lab, _wanted: Wanted) -> Samples:
 
 def _flush_scattered(lab: Lab, length: int, device_bytes: int) -> _Scattered:
     disk = _new_disk(lab, device_bytes, random=False)
-    with mounted(lab, upstream=disk.parent) as subject:
+    with mounted(lab, upstream=disk.parent, is_usual=False) as subject:
         job = Job("randwrite", _BLOCK, device_bytes, max_bytes=length, sync_at_end=True)
         fio(subject.path, job)
         assert subject.pid is not None

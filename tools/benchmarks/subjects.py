@@ -66,8 +66,12 @@ def mounted(
     block_size: int = 4096,
     upstream: Path | None = None,
     store: Path | None = None,
+    is_usual: bool = True,
 ) -> Iterator[Subject]:
-    """Mount a fresh store, or one that exists, and yield its first device."""
+    """Mount a fresh store, or one that exists, and yield its first device.
+
+    `is_usual`: the size of the device is that of most lines, for which memory has a target.
+    """
     upstream = upstream or lab.upstream
     name = min(path.name for path in upstream.iterdir())
     point = lab.new_directory("mnt")
@@ -78,7 +82,7 @@ def mounted(
         pid = int((point / "debug" / "pid.txt").read_text())
         subject = Subject(f"thincow {block_size}", point / "devs" / name, pid, data)
         yield subject
-        lab.usages.append(Usage(block_size, not options, peak_rss_mib(pid)))
+        lab.usages.append(Usage(block_size, is_usual and not options, peak_rss_mib(pid)))
     finally:
         thincow("umount", point)
     if store is None:
