@@ -40,7 +40,7 @@ def disk() -> SlowDisk:
 
 
 def test_writeback_begins_when_enough_was_written(disk: SlowDisk) -> None:
-    writeback = EarlyWriteback(disk, 9)
+    writeback = EarlyWriteback(disk, 9, 16 * MIB)
     for at in range(15):
         writeback.note(at * MIB, MIB)
     assert disk.begun == []
@@ -54,7 +54,10 @@ def test_writeback_begins_when_enough_was_written(disk: SlowDisk) -> None:
 
 def test_writeback_that_cannot_begin_is_no_error(disk: SlowDisk) -> None:
     disk.fails = True
-    for writeback in (EarlyWriteback(disk, 9), background := BackgroundWriteback(disk, 9)):
+    for writeback in (
+        EarlyWriteback(disk, 9, 16 * MIB),
+        background := BackgroundWriteback(disk, 9, 16 * MIB),
+    ):
         writeback.note(0, 32 * MIB)
         writeback.note(32 * MIB, 32 * MIB)
     background.close()
@@ -62,7 +65,7 @@ def test_writeback_that_cannot_begin_is_no_error(disk: SlowDisk) -> None:
 
 
 def test_nobody_waits_for_a_slow_disk_but_its_thread(disk: SlowDisk) -> None:
-    writeback = BackgroundWriteback(disk, 9)
+    writeback = BackgroundWriteback(disk, 9, 16 * MIB)
     disk.may_go_on.clear()
     for at in range(64):
         writeback.note(at * MIB, MIB)
@@ -84,7 +87,7 @@ def test_contents_go_to_the_disk_before_their_commit(tmp_path: Path, disk: SlowD
 
 
 def test_file_that_little_was_written_to_needs_no_thread(disk: SlowDisk) -> None:
-    writeback = BackgroundWriteback(disk, 9)
+    writeback = BackgroundWriteback(disk, 9, 16 * MIB)
     writeback.note(0, MIB)
     writeback.close()
     assert disk.begun == []

@@ -12,6 +12,7 @@ from thincow.store.writeback import BackgroundWriteback
 COW_NAME = "cowdata"
 _MIN_CLAIM_BYTES: Final = 1 << 20
 _MAX_CLAIM_BYTES: Final = 64 << 20
+_WRITEBACK_BYTES: Final = 16 << 20
 _OUT_OF_SPACE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _UNSUPPORTED: Final = {errno.EOPNOTSUPP, errno.ENOSYS}
 
@@ -32,7 +33,7 @@ class CowFile:
         self._claimed_end = self.size_bytes
         self._can_claim = True
         self._can_punch = True
-        self._writeback = BackgroundWriteback(disk, self.fd)
+        self._writeback = BackgroundWriteback(disk, self.fd, _WRITEBACK_BYTES)
         self.unsynced = False
         """Contents were written that no sync covers yet; reset by who takes care of the sync."""
 

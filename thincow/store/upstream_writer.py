@@ -19,6 +19,8 @@ _REFUSALS: Final = {
     errno.EPERM: "permission denied",
 }
 
+_WRITEBACK_BYTES: Final = 16 << 20
+
 
 class UpstreamWriter:
     """Writes to one device. Offsets and lengths in bytes."""
@@ -42,7 +44,7 @@ class UpstreamWriter:
                 f"upstream device {self._file.name} cannot be written: {reason}",
                 error.errno or errno.EIO,
             ) from error
-        self._writeback = EarlyWriteback(disk, self._fd)
+        self._writeback = EarlyWriteback(disk, self._fd, _WRITEBACK_BYTES)
         if not self._leads_to(upstream):
             self.close()
             raise FlushError(

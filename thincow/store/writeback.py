@@ -3,11 +3,8 @@
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
-from typing import Final
 
 from thincow.store.disk import Disk
-
-_STEP_BYTES: Final = 16 << 20
 
 
 class EarlyWriteback:
@@ -16,10 +13,11 @@ class EarlyWriteback:
     That may wait for a slow disk: it is for threads that may, too.
     """
 
-    def __init__(self, disk: Disk, fd: int) -> None:
+    def __init__(self, disk: Disk, fd: int, step_bytes: int) -> None:
         """Begin with nothing written."""
         self._disk = disk
         self._fd = fd
+        self._step_bytes = step_bytes
         self._bytes = 0
         self._first = 0
         self._end = 0
@@ -32,7 +30,7 @@ class EarlyWriteback:
         else:
             self._first, self._end = min(self._first, offset), max(self._end, end)
         self._bytes += length
-        if self._bytes >= _STEP_BYTES and self._begin(self._first, self._end - self._first):
+        if self._bytes >= self._step_bytes and self._begin(self._first, self._end - self._first):
             self._bytes = 0
 
     def _begin(self, offset: int, length: int) -> bool:
@@ -48,9 +46,9 @@ class BackgroundWriteback(EarlyWriteback):
     What is written while the disk has not taken the last range yet is left for later.
     """
 
-    def __init__(self, disk: Disk, fd: int) -> None:
+    def __init__(self, disk: Disk, fd: int, step_bytes: int) -> None:
         """Begin with nothing written."""
-        super().__init__(disk, fd)
+        super().__init__(disk, fd, step_bytes)
         self._ranges: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
         self._thread: Thread | None = None
         self._is_busy = False
