@@ -45,7 +45,7 @@ def main(description: str) -> int:
         nargs="+",
         default=[1, 10],
         metavar="MILLIONS",
-        help="sizes of a store of sequential new data (default 1 10: about 5 minutes; 100: half an hour)",
+        help="sizes of a store of sequential new data (default 1 10: 5 minutes; 100: half an hour)",
     )
     command.add_argument(
         "--fragmented",
