@@ -190,6 +190,20 @@ def test_entries_of_a_failed_commit_do_not_hide_newer_ones(bench):
     assert bench.index.lookup_many(list(newer)) == newer
 
 
+def test_many_entries_of_a_failed_commit_do_not_hide_newer_ones(bench):
+    """More than one lookup makes ready to be found."""
+    choose = random.Random(5)
+    values = [choose.getrandbits(64) for _ in range(200_000)]
+    bench.index.note_read(values, UPSTREAM)
+    frozen = bench.index.freeze()
+    bench.index.note_stored(values, range(COW, COW + 200_000))
+    bench.index.merge_back(frozen)
+    for _ in range(4):
+        bench.index.lookup(values[0])
+    assert bench.index.lookup(values[0]) == COW
+    assert bench.index.lookup(values[-1]) == COW + 199_999
+
+
 def test_stale_entry_is_replaced_by_a_place_in_a_run(bench):
     bench.note((1, UPSTREAM), (2, COW))
     bench.commit()

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from thincow.engine.hash_filter import signed
 from thincow.engine.runs import BoolArray, Int64Array
 
 
@@ -49,7 +50,7 @@ class FrozenEntries:
 def columns_of(entries: dict[int, int]) -> Columns:
     """Return the columns of a dictionary of unsigned hash -> reference."""
     references = np.fromiter(entries.values(), np.int64, len(entries))
-    return Columns(np.fromiter(entries, np.uint64, len(entries)).view(np.int64), references)
+    return Columns(signed(entries), references)
 
 
 def joined(parts: Sequence[Columns]) -> Columns:

@@ -10,7 +10,6 @@ check of contents relies on. Those of what is upstream may wait for a commit tha
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from thincow.engine.entry_columns import Columns, FrozenEntries, is_among
@@ -200,23 +199,21 @@ class HashIndex:
     def merge_back(self, frozen: FrozenHashes) -> None:
         """Take back the entries of an epoch whose commit failed."""
         self.settle()
-        newer, self._hints = self._hints, self._none()
-        self._hints.note_columns(self._without_stored(frozen.hints.together()))
-        self._hints.note_columns(newer.freeze().together())
-        newer, self._stored = self._stored, self._none()
-        self._stored.note_columns(frozen.stored.together())
-        self._stored.note_columns(newer.freeze().together())
+        stored, hints = self._stored.freeze().together(), self._hints.freeze().together()
+        hashes, references = frozen.hints.together()
+        if len(stored.hashes):
+            is_newest = ~is_among(hashes, stored.hashes)
+            hashes, references = hashes[is_newest], references[is_newest]
+        self._hints, self._stored = self._none(), self._none()
+        for entries, columns in (
+            (self._hints, Columns(hashes, references)),
+            (self._hints, hints),
+            (self._stored, frozen.stored.together()),
+            (self._stored, stored),
+        ):
+            entries.note_columns(columns)
         self._hints_hurry |= frozen.is_hurried
         self._replacing |= frozen.replacing
-
-    def _without_stored(self, hints: Columns) -> Columns:
-        """Leave out those for which the running epoch has an entry in the COW store."""
-        values = hints.hashes.view(np.uint64).tolist()
-        stored = self._stored.among(values, hints.hashes) if self._stored else {}
-        if not stored:
-            return hints
-        is_wanted = ~is_among(hints.hashes, signed(stored))
-        return Columns(hints.hashes[is_wanted], hints.references[is_wanted])
 
     def _none(self) -> StagedEntries:
         return StagedEntries(self.zero_hash)
